@@ -1,0 +1,3 @@
+module github.com/headstart-serving/headstart
+
+go 1.26.0
