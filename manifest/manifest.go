@@ -138,8 +138,10 @@ func NumChunks(size, chunkSize int64) int64 {
 }
 
 // Validate reports the first thing that is wrong with m and which entry it is in.
-func (m *Manifest) Validate() error {
-	if err := m.Model.Validate(); err != nil {
+func (m *Manifest) Validate() error { return mark(m.check()) }
+
+func (m *Manifest) check() error {
+	if err := m.Model.check(); err != nil {
 		return err
 	}
 	if m.ChunkSize < 64<<10 || m.ChunkSize > 1<<30 || m.ChunkSize&(m.ChunkSize-1) != 0 {
@@ -153,7 +155,7 @@ func (m *Manifest) Validate() error {
 	for i := range m.Files {
 		f := &m.Files[i]
 		paths[i] = f.Path
-		if err := ValidPath(f.Path); err != nil {
+		if err := checkPath(f.Path); err != nil {
 			return fmt.Errorf("file %d, %q: %w", i, clip(f.Path), err)
 		}
 		if i > 0 && f.Path <= m.Files[i-1].Path {
@@ -167,7 +169,7 @@ func (m *Manifest) Validate() error {
 		}
 		total += f.Size
 	}
-	return ValidPaths(paths)
+	return checkPaths(paths)
 }
 
 func (f *File) validate(chunkSize int64) error {
@@ -252,7 +254,7 @@ func (e *VersionError) Error() string {
 func Parse(data []byte) (*Manifest, error) {
 	m, err := parse(data)
 	if err != nil {
-		return nil, fmt.Errorf("parsing a manifest: %w", err)
+		return nil, mark(fmt.Errorf("parsing a manifest: %w", err))
 	}
 	return m, nil
 }
@@ -288,7 +290,7 @@ func parse(data []byte) (*Manifest, error) {
 		}
 		m.Files[i] = f
 	}
-	if err := m.Validate(); err != nil {
+	if err := m.check(); err != nil {
 		return nil, err
 	}
 	if i := firstDifference(encode(m), data); i >= 0 {

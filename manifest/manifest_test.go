@@ -154,6 +154,9 @@ func TestParseRefuses(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want an error with %q", err, test.want)
 			}
+			if !errors.Is(err, manifest.ErrInvalid) {
+				t.Errorf("%v is not ErrInvalid", err)
+			}
 			if err != nil && len(err.Error()) > 500 {
 				t.Errorf("the message has %d bytes", len(err.Error()))
 			}

@@ -36,8 +36,10 @@ func escape(ref string) string {
 }
 
 // Validate reports what is wrong with the identity.
-func (m Model) Validate() error {
-	if err := ValidRepo(m.Repo); err != nil {
+func (m Model) Validate() error { return mark(m.check()) }
+
+func (m Model) check() error {
+	if err := checkRepo(m.Repo); err != nil {
 		return err
 	}
 	if !commitPattern.MatchString(m.Commit) {
@@ -57,7 +59,9 @@ func IsCommit(s string) bool { return commitPattern.MatchString(s) }
 // ValidRepo reports whether repo has the form "owner/name" or "name" that the Hub allows:
 // letters, digits, '.', '_' and '-', at most 96 characters each, none beginning with '.' or '-',
 // no ".." and no "--".
-func ValidRepo(repo string) error {
+func ValidRepo(repo string) error { return mark(checkRepo(repo)) }
+
+func checkRepo(repo string) error {
 	parts := strings.Split(repo, "/")
 	ok := len(parts) <= 2 && !strings.Contains(repo, "..") && !strings.Contains(repo, "--")
 	for _, p := range parts {
@@ -80,8 +84,13 @@ type Reference struct {
 
 // ParseReference reads "org/name", "org/name@revision" or "org/name@sha256:<64 hex>".
 func ParseReference(s string) (Reference, error) {
+	r, err := parseReference(s)
+	return r, mark(err)
+}
+
+func parseReference(s string) (Reference, error) {
 	repo, rev, found := strings.Cut(s, "@")
-	if err := ValidRepo(repo); err != nil {
+	if err := checkRepo(repo); err != nil {
 		return Reference{}, err
 	}
 	r := Reference{Repo: repo}
@@ -96,7 +105,7 @@ func ParseReference(s string) (Reference, error) {
 		r.Pin = d
 		return r, nil
 	}
-	if err := ValidRevision(rev); err != nil {
+	if err := checkRevision(rev); err != nil {
 		return Reference{}, fmt.Errorf("model %s: %w", repo, err)
 	}
 	r.Revision = rev
@@ -116,7 +125,9 @@ func (r Reference) String() string {
 
 // ValidRevision reports whether rev can be the name of a git ref or a commit:
 // 1 to 255 bytes, no space, no control character and none of git's forbidden ones.
-func ValidRevision(rev string) error {
+func ValidRevision(rev string) error { return mark(checkRevision(rev)) }
+
+func checkRevision(rev string) error {
 	bad := rev == "" || len(rev) > 255 || strings.Contains(rev, "..") || strings.Contains(rev, "//") ||
 		strings.HasPrefix(rev, "/") || strings.HasSuffix(rev, "/") || strings.HasPrefix(rev, "-") ||
 		strings.ContainsFunc(rev, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`~^:?*[\@`, r) })

@@ -13,9 +13,28 @@ const (
 	maxSegment = 255 // bytes; what ext4 and tmpfs allow
 )
 
+// ErrInvalid is what every error of this package about a name, a path or a manifest wraps: what came
+// from outside does not have the form it must have.
+var ErrInvalid = errors.New("invalid")
+
+// invalid marks an error as ErrInvalid without adding to its text.
+type invalid struct{ error }
+
+func (e invalid) Unwrap() error        { return e.error }
+func (e invalid) Is(target error) bool { return target == ErrInvalid }
+
+func mark(err error) error {
+	if err == nil {
+		return nil
+	}
+	return invalid{err}
+}
+
 // ValidPath reports whether path can be a file of a model: relative, slash-separated, staying
 // below its root on every system, printable, and short enough for an object's name.
-func ValidPath(path string) error {
+func ValidPath(path string) error { return mark(checkPath(path)) }
+
+func checkPath(path string) error {
 	switch {
 	case path == "":
 		return errors.New("the path is empty")
@@ -46,10 +65,12 @@ func ValidPath(path string) error {
 
 // ValidPaths reports whether the paths can stand side by side in one directory of any file system:
 // each is a ValidPath, no two are equal or differ by case only, and none is a directory of another.
-func ValidPaths(paths []string) error {
+func ValidPaths(paths []string) error { return mark(checkPaths(paths)) }
+
+func checkPaths(paths []string) error {
 	files := make(map[string]string, len(paths)) // folded → as it stands
 	for _, p := range paths {
-		if err := ValidPath(p); err != nil {
+		if err := checkPath(p); err != nil {
 			return fmt.Errorf("%q: %w", clip(p), err)
 		}
 		key := strings.ToLower(p)
