@@ -1,0 +1,8 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// commands is the list of all commands, in the order in which a model meets them.
+func commands(p process) []*cobra.Command {
+	return []*cobra.Command{}
+}
