@@ -1,0 +1,42 @@
+# headstart: `make` lists the targets.
+
+SHELL := bash
+GO ?= go
+# Tools and virtual environments that the targets install for themselves.
+CACHE ?= $(CURDIR)/.cache
+BIN := $(CACHE)/bin/headstart
+export HEADSTART_CACHE := $(CACHE)
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo demo-vllm test test-go test-clients test-vllm lint fuzz clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
+
+build: ## Build .cache/bin/headstart
+	@$(GO) build -o $(BIN) ./cmd/headstart
+
+demo: build ## The main job on this machine: Hub, bucket, node and reader, every byte verified (MODEL=gemma-3-1b for another)
+	@$(BIN) demo $(if $(MODEL),--model $(MODEL))
+
+demo-vllm: build ## The same with a real vLLM on the CPU at the end of the road (installs 6 GB the first time)
+	@bench/vllm/install.sh $(CACHE)/vllm
+	@$(BIN) demo --vllm $(CACHE)/vllm $(if $(MODEL),--model $(MODEL))
+
+test: lint test-go test-clients ## Everything that is tested: lint, Go tests with the race detector, foreign clients
+
+test-go: ## The Go tests with the race detector
+	$(GO) test -race -timeout 20m ./...
+
+test-clients: build ## Foreign clients against the embedded Hub and bucket (installs them the first time)
+	bench/clients/run.sh
+
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+clean: ## Remove what the targets built and installed
+	rm -rf $(CACHE)

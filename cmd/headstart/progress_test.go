@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestProgress(t *testing.T) {
+	// A transfer of 1 GB at 100 MB/s.
+	transfer := func(g *progress, seconds int) {
+		start := time.Now()
+		now := func() sample {
+			return sample{Done: time.Since(start).Milliseconds() * 100_000, Total: 1_000_000_000}
+		}
+		_ = g.During(context.Background(), now, func(context.Context) error {
+			time.Sleep(time.Duration(seconds)*time.Second + time.Millisecond)
+			return nil
+		})
+	}
+	for _, test := range []struct {
+		name    string
+		g       progress
+		seconds int
+		check   func(t *testing.T, out string)
+	}{
+		{"short", progress{label: "x", style: plain}, 1, func(t *testing.T, out string) {
+			if out != "" {
+				t.Errorf("shown: %q", out)
+			}
+		}},
+		{"plain", progress{label: "staging x", style: plain}, 8, func(t *testing.T, out string) {
+			want := "staging x 200 MB of 1.0 GB  20%  100 MB/s  8s left\nstaging x 700 MB of 1.0 GB  70%  100 MB/s  3s left\n"
+			if out != want {
+				t.Errorf("got %q\nwant %q", out, want)
+			}
+		}},
+		{"bar", progress{label: "x", style: bar, width: 70}, 3, func(t *testing.T, out string) {
+			lines := strings.Split(out, "\r\x1b[K")
+			if last := lines[len(lines)-1]; last != "" {
+				t.Errorf("the bar stays: %q", last)
+			}
+			for _, l := range lines {
+				if len([]rune(l)) > 69 {
+					t.Errorf("%d columns: %q", len([]rune(l)), l)
+				}
+			}
+			if !strings.Contains(lines[1], "▕███") {
+				t.Errorf("no bar: %q", lines[1])
+			}
+		}},
+		{"events", progress{style: events}, 4, func(t *testing.T, out string) {
+			for line := range strings.Lines(out) {
+				var e struct {
+					Event        string
+					Bytes, Total int64
+				}
+				if err := json.Unmarshal([]byte(line), &e); err != nil || e.Event != "progress" || e.Bytes == 0 || e.Total != 1e9 {
+					t.Errorf("%s: %+v, %v", line, e, err)
+				}
+			}
+			if n := strings.Count(out, "\n"); n != 3 {
+				t.Errorf("%d events, want 3", n)
+			}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var out bytes.Buffer
+				test.g.out = &out
+				transfer(&test.g, test.seconds)
+				test.check(t, out.String())
+			})
+		})
+	}
+}
+
+func TestBytesOf(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 99_949: "99.9 kB", 99_950: "100 kB", 999_499: "999 kB", 999_500: "1.0 MB", 8_600_158_944: "8.6 GB", 54_864_813_280: "54.9 GB"} {
+		if got := bytesOf(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
