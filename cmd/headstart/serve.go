@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// server is an HTTP server with the listener it serves.
+type server struct {
+	http.Server
+	l net.Listener
+}
+
+// listen opens addr ("127.0.0.1:0" for a free port); nothing is served before Serve.
+func listen(ctx context.Context, addr string, h http.Handler) (*server, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", addr, err)
+	}
+	return &server{http.Server{Handler: h, ReadHeaderTimeout: 30 * time.Second}, l}, nil
+}
+
+func (s *server) URL() string { return "http://" + s.l.Addr().String() }
+
+// serve serves all of them until ctx ends or one fails; then it ends what is still being answered.
+func serve(ctx context.Context, servers ...*server) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range servers {
+		g.Go(func() error {
+			if err := s.Serve(s.l); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serving %s: %w", s.URL(), err)
+			}
+			return nil
+		})
+		g.Go(func() error {
+			<-ctx.Done()
+			return s.Close()
+		})
+	}
+	return g.Wait()
+}
