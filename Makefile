@@ -7,7 +7,7 @@ CACHE ?= $(CURDIR)/.cache
 BIN := $(CACHE)/bin/headstart
 export HEADSTART_CACHE := $(CACHE)
 
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo demo-vllm test test-go test-clients test-vllm lint fuzz clean
