@@ -80,6 +80,7 @@ type Server struct {
 	quotas  quotas
 	journal journal
 	faults  plans
+	buffers sync.Pool // of *buffer
 
 	mu      sync.RWMutex
 	cdn     string
