@@ -3,8 +3,10 @@ package hub
 import (
 	"context"
 	"crypto/sha1"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"slices"
@@ -127,4 +129,13 @@ func GitSHA1(b []byte) [20]byte {
 // pointer returns what git holds in place of an LFS file.
 func pointer(sum [32]byte, size int64) []byte {
 	return fmt.Appendf(nil, "version https://git-lfs.github.com/spec/v1\noid sha256:%x\nsize %d\n", sum, size)
+}
+
+// sumSHA256 reads r to its end.
+func sumSHA256(r io.Reader) ([32]byte, error) {
+	h := sha256.New()
+	if _, err := io.CopyBuffer(h, struct{ io.Reader }{r}, make([]byte, 1<<20)); err != nil {
+		return [32]byte{}, err
+	}
+	return [32]byte(h.Sum(nil)), nil
 }

@@ -162,12 +162,22 @@ func (s *Server) whoami(c *call) error {
 
 // index tells a person who opens the URL what is here.
 func (s *Server) index(c *call) error {
-	c.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	io.WriteString(c.w, "A Hub with these models; use it with HF_ENDPOINT set to this URL:\n")
-	for _, name := range s.Names() {
+	var text strings.Builder
+	text.WriteString("A Hub with these models; use it with HF_ENDPOINT set to this URL:\n")
+	names := s.Names()
+	if d, ok := s.cfg.Find.(interface{ Names() ([]string, error) }); ok {
+		more, err := d.Names()
+		if err != nil {
+			return err
+		}
+		names = append(names, more...)
+	}
+	for _, name := range names {
 		if !s.cfg.Policies[name].Private {
-			io.WriteString(c.w, name+"\n")
+			text.WriteString(name + "\n")
 		}
 	}
+	c.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	io.WriteString(c.w, text.String())
 	return nil
 }
