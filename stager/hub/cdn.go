@@ -82,7 +82,7 @@ func (s *Server) cdnBase(r *http.Request) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("URL of the CDN: %w", err)
 	}
-	if u.Hostname() == "" {
+	if ip := net.ParseIP(u.Hostname()); u.Hostname() == "" || ip.IsUnspecified() {
 		host, _, err := net.SplitHostPort(r.Host)
 		if err != nil {
 			host = strings.Trim(r.Host, "[]")

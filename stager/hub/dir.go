@@ -67,9 +67,18 @@ type digest struct {
 	sha1   [20]byte
 }
 
-// NewDir returns the finder for a folder. The folder is looked at when somebody asks for a repository.
-func NewDir(root string) *Dir {
-	return &Dir{root: root, repos: map[string]*dirRepo{}}
+// NewDir returns the finder for a folder that has a repository in it. What is in the repositories is
+// looked at when somebody asks for them.
+func NewDir(root string) (*Dir, error) {
+	d := &Dir{root: root, repos: map[string]*dirRepo{}}
+	names, err := d.Names()
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("folder of models %s has no folder ORG/NAME: %w", root, fs.ErrNotExist)
+	}
+	return d, nil
 }
 
 // Names returns the names of the repositories, sorted.

@@ -114,7 +114,7 @@ func New(cfg Config, repos ...Repo) *Server {
 }
 
 // SetCDN tells where clients reach the CDN handler: "http://127.0.0.1:8081". Without a host name
-// ("http://:8081") it is the one under which the client reached the API.
+// ("http://:8081", "http://0.0.0.0:8081") it is the one under which the client reached the API.
 func (s *Server) SetCDN(url string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
