@@ -1,0 +1,153 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/headstart-serving/headstart/manifest"
+)
+
+// create makes an entry's files below e.dir, which exists and is empty: all of their room is
+// allocated, nothing is received. Whoever calls it removes e.dir after an error.
+func (e *Entry) create() error {
+	if err := e.checkRoom(); err != nil {
+		return err
+	}
+	if err := e.makeFiles(nil); err != nil {
+		return err
+	}
+	if err := e.writeFile("chunks", append(e.head.marshal(), make([]byte, len(e.chunks))...), 0o600); err != nil {
+		return err
+	}
+	// The manifest comes last: a directory without it is one that nothing was received into.
+	return e.writeFile("manifest.json", e.raw, 0o444)
+}
+
+// checkRoom compares what the files need with what the medium has, so that the usual case of too
+// little room is found before anything is allocated, and with numbers.
+func (e *Entry) checkRoom() error {
+	available, block, err := free(e.dir)
+	if err != nil {
+		return err
+	}
+	if need := e.need(block); need > available {
+		return noRoom(e.m.Model, e.dir, need, available)
+	}
+	return nil
+}
+
+// need returns the bytes that the entry allocates on a medium with blocks of that size.
+func (e *Entry) need(block uint64) uint64 {
+	var need uint64
+	for i := range e.m.Files {
+		n := (uint64(e.m.Files[i].Size) + block - 1) / block * block
+		if n > math.MaxUint64-need {
+			return math.MaxUint64
+		}
+		need += n
+	}
+	return need
+}
+
+func noRoom(m manifest.Model, dir string, need, available uint64) error {
+	return fail(unix.ENOSPC, "%s needs %d bytes, but only %d are available in %s: make room or use another directory", m, need, available, dir)
+}
+
+// makeFiles makes and allocates the files below data, those that skip reports excepted.
+func (e *Entry) makeFiles(skip func(file int) bool) error {
+	data := filepath.Join(e.dir, "data")
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		return explain(e.dir, err)
+	}
+	root, err := os.OpenRoot(data)
+	if err != nil {
+		return explain(e.dir, err)
+	}
+	defer root.Close()
+	for i := range e.m.Files {
+		if skip != nil && skip(i) {
+			continue
+		}
+		if err := e.makeFile(root, &e.m.Files[i]); err != nil {
+			return err
+		}
+		e.files[i].allocated = true
+	}
+	return nil
+}
+
+func (e *Entry) makeFile(root *os.Root, mf *manifest.File) error {
+	name := filepath.FromSlash(mf.Path)
+	if !filepath.IsLocal(name) {
+		return fail(manifest.ErrInvalid, "%s: the path %q leaves the model's directory", e.m.Model, mf.Path)
+	}
+	if dir := path.Dir(mf.Path); dir != "." {
+		if err := root.MkdirAll(filepath.FromSlash(dir), 0o755); err != nil {
+			return explain(e.dir, err)
+		}
+	}
+	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return explain(e.dir, err)
+	}
+	err = allocate(f, mf.Size)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EFBIG) {
+		// More than the file system thought it had: what is free now is what was left over.
+		available, block, freeErr := free(e.dir)
+		if freeErr == nil {
+			err = noRoom(e.m.Model, e.dir, e.need(block), available+e.made(root))
+		}
+	} else if err != nil {
+		err = explain(e.dir, err)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// made returns the bytes that are allocated below root.
+func (e *Entry) made(root *os.Root) uint64 {
+	var n uint64
+	for i := range e.m.Files {
+		if st, err := root.Stat(filepath.FromSlash(e.m.Files[i].Path)); err == nil {
+			if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+				n += uint64(sys.Blocks) * 512 // stat(2) counts blocks of 512 bytes on every file system
+			}
+		}
+	}
+	return n
+}
+
+// writeFile writes a small file of the entry and syncs it: after a crash of the machine the entry is
+// there with it or not at all.
+func (e *Entry) writeFile(name string, data []byte, mode fs.FileMode) error {
+	f, err := os.OpenFile(filepath.Join(e.dir, name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return explain(e.dir, err)
+	}
+	_, err = f.Write(data)
+	if err == nil && !e.medium.memory {
+		err = f.Sync()
+	}
+	return explain(e.dir, errors.Join(err, f.Close()))
+}
+
+// removeTree removes an entry's directory, whose own directories may be read-only.
+func removeTree(dir string) error {
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = os.Chmod(path, 0o755) // RemoveAll says what does not work
+		}
+		return nil
+	})
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("removing %s: %w", dir, err)
+	}
+	return nil
+}
