@@ -198,9 +198,9 @@ func (s *Server) withFaults(a *answer, r *http.Request, next http.Handler) {
 		return
 	}
 	s.cfg.Log.Info("fault", "path", r.URL.Path, "faults", fmt.Sprint(fs))
-	if s.instead(a, r, fs) {
-		return
-	}
 	r = r.WithContext(context.WithValue(r.Context(), faultsKey{}, fs))
-	next.ServeHTTP(&faulty{ResponseWriter: a, r: r, faults: fs}, r)
+	w := &faulty{ResponseWriter: a, r: r, faults: fs}
+	if !s.instead(w, r, fs) {
+		next.ServeHTTP(w, r)
+	}
 }

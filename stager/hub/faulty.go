@@ -16,7 +16,7 @@ import (
 const otherCommit = "badc0de5badc0de5badc0de5badc0de5badc0de5"
 
 // instead gives the answers that do not come from a handler; it reports whether there was one.
-func (s *Server) instead(a *answer, r *http.Request, fs faults) bool {
+func (s *Server) instead(a http.ResponseWriter, r *http.Request, fs faults) bool {
 	for _, f := range fs {
 		switch f.name {
 		case "status":
@@ -100,6 +100,12 @@ func (w *faulty) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
+// Flush implements http.Flusher.
+func (w *faulty) Flush() {
+	w.WriteHeader(http.StatusOK)
+	http.NewResponseController(w.ResponseWriter).Flush()
+}
+
 // Write sends p up to where a fault is due, lets it happen, and goes on.
 func (w *faulty) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
@@ -138,7 +144,7 @@ func (w *faulty) due(n int) faults {
 }
 
 func (w *faulty) happen(f fault) {
-	http.NewResponseController(w.ResponseWriter).Flush()
+	w.Flush()
 	if f.name == "cut" {
 		panic(http.ErrAbortHandler)
 	}
@@ -152,6 +158,8 @@ func (w *faulty) happen(f fault) {
 		panic(http.ErrAbortHandler)
 	}
 }
+
+func (w *faulty) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // pass sends p, with one bit flipped if that is in it.
 func (w *faulty) pass(p []byte) (int, error) {

@@ -117,4 +117,12 @@ func (a *answer) ReadFrom(src io.Reader) (int64, error) {
 	return n, err
 }
 
+// Flush implements http.Flusher.
+func (a *answer) Flush() {
+	if a.status == 0 {
+		a.WriteHeader(http.StatusOK)
+	}
+	http.NewResponseController(a.ResponseWriter).Flush()
+}
+
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }

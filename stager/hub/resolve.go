@@ -102,6 +102,7 @@ func sendZipped(w http.ResponseWriter, repo Repo, f *File, etag string) error {
 	w.Header().Set("Content-Encoding", "gzip")
 	w.Header().Set("Vary", "Accept-Encoding")
 	w.Header().Set("ETag", "W/"+etag)
+	http.NewResponseController(w).Flush() // or net/http counts a short answer and gives its length
 	z := gzip.NewWriter(w)
 	if _, err := io.Copy(z, io.NewSectionReader(body, 0, f.Size)); err != nil {
 		panic(http.ErrAbortHandler) // the status is out: only a cut says that this is not all

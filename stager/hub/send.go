@@ -22,15 +22,14 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, repo Repo, f *File
 	}
 	off, n, status := int64(0), f.Size, http.StatusOK
 	if asked := wanted(r, etag); asked != "" {
-		var err error
-		off, n, err = parseRange(asked, f.Size)
+		from, length, err := parseRange(asked, f.Size)
 		switch {
 		case errors.Is(err, errUnsatisfiable):
 			h.Set("Content-Range", fmt.Sprintf("bytes */%d", f.Size))
 			http.Error(w, "Range Not Satisfiable", http.StatusRequestedRangeNotSatisfiable)
 			return nil
 		case err == nil:
-			status = http.StatusPartialContent
+			off, n, status = from, length, http.StatusPartialContent
 			h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", off, off+n-1, f.Size))
 		}
 	}
