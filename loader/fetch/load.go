@@ -1,0 +1,222 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/headstart-serving/headstart/loader/cache"
+	"github.com/headstart-serving/headstart/manifest"
+)
+
+// Load is the fetching of one entry. It has a context of its own: no reader's end ends it, only
+// Cancel, the engine's end, success, and a failure that trying again does not mend.
+type Load struct {
+	engine *Engine
+	entry  *cache.Entry
+	m      *manifest.Manifest
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	ended chan struct{} // closed when err is final: success, failure or Cancel
+	done  chan struct{} // closed when, after that, no goroutine writes to the entry
+	files []chan struct{}
+	first []int // index of each file's first chunk in status
+
+	// The engine's mutex guards what follows.
+	order     []ref
+	heads     int    // so many of order come before any other load's rest
+	next      int    // order[:next] has been looked at
+	status    []int8 // queued, demanded, taken or finished
+	missing   int    // chunks that are not finished
+	inFlight  int    // jobs that may write to the entry
+	waiting   map[int]*arrival
+	troubles  map[int]int // attempts that failed, by chunk
+	mismatch  map[int]int // of those, with wrong bytes
+	err       error
+	over      bool // ended is closed
+	progress  Progress
+	troubleAt time.Time // of the first failure since a chunk arrived
+}
+
+const (
+	queued   = iota // in order, or waiting for its next attempt
+	demanded        // in the engine's queue of demands
+	taken           // being received
+	finished
+)
+
+// arrival is what the readers of one chunk wait for.
+type arrival struct {
+	ch      chan struct{} // closed when the chunk is verified
+	readers int
+}
+
+// Progress is how far a load is.
+type Progress struct {
+	Size      int64         // bytes of the model
+	Verified  int64         // bytes that readers may see
+	Fetched   int64         // bytes that this load received and verified
+	InFlight  int           // chunks that are being received
+	Waiting   int           // readers that wait for a chunk
+	Stalled   time.Duration // time that readers have waited, the sum over those that got their chunk
+	Refetches int           // attempts that failed and were made again
+	Reason    string        // what holds the load up, in words; empty while chunks arrive
+	Started   time.Time
+	First     time.Time // when the first chunk was verified, zero before
+	Ended     time.Time // zero before
+}
+
+// Done is closed when the load has ended and nothing writes to the entry any more.
+func (l *Load) Done() <-chan struct{} { return l.done }
+
+// Err returns nil while the load runs and after success, and why it failed otherwise.
+func (l *Load) Err() error {
+	l.engine.mu.Lock()
+	defer l.engine.mu.Unlock()
+	return l.err
+}
+
+// FileDone returns a channel that is closed when every chunk of Files[file] is verified.
+func (l *Load) FileDone(file int) <-chan struct{} { return l.files[file] }
+
+// Entry returns the entry that the load fills.
+func (l *Load) Entry() *cache.Entry { return l.entry }
+
+// Progress returns a snapshot.
+func (l *Load) Progress() Progress {
+	l.engine.mu.Lock()
+	defer l.engine.mu.Unlock()
+	p := l.progress
+	p.Size, p.Verified = l.m.Size(), l.entry.Bytes()
+	return p
+}
+
+// errCancelled is the error of a load that was cancelled.
+var errCancelled = fmt.Errorf("the load was cancelled: %w", context.Canceled)
+
+// Cancel ends the load, unless it has ended, and waits until no goroutine writes to the entry. What
+// is verified stays; a new load continues there.
+func (l *Load) Cancel() {
+	l.engine.end(l, errCancelled)
+	<-l.done
+}
+
+// Wait returns nil when the n bytes of Files[file] from off are verified. Those that are missing are
+// fetched before all that nobody waits for. Bytes behind the file's end count as there. It fails when
+// ctx ends, with ctx's error, and when the load does, with the load's.
+func (l *Load) Wait(ctx context.Context, file int, off, n int64) error {
+	size := l.m.Files[file].Size
+	if off < 0 || n <= 0 || off >= size {
+		return nil
+	}
+	last := int((off + min(n, size-off) - 1) / l.m.ChunkSize)
+	for c := int(off / l.m.ChunkSize); c <= last; c++ {
+		if !l.entry.Have(file, c) {
+			return l.await(ctx, file, c, last)
+		}
+	}
+	return nil
+}
+
+// await demands the chunks from first to last and waits for them.
+func (l *Load) await(ctx context.Context, file, first, last int) error {
+	e := l.engine
+	begin := time.Now()
+	e.mu.Lock()
+	l.progress.Waiting++
+	e.metrics.waiting.Inc()
+	for c := first; c <= last; c++ {
+		// One that failed has its next attempt set: more readers do not make it come sooner.
+		if i := l.first[file] + c; l.troubles[i] == 0 {
+			e.demand(l, i)
+		}
+	}
+	e.mu.Unlock()
+	var err error
+	for c := first; c <= last && err == nil; c++ {
+		err = l.awaitChunk(ctx, file, c)
+	}
+	stall := time.Since(begin)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l.progress.Waiting--
+	if err == nil {
+		l.progress.Stalled += stall
+	}
+	e.metrics.waiting.Dec()
+	e.metrics.stalls.Inc()
+	e.metrics.stallSeconds.Add(stall.Seconds())
+	return err
+}
+
+func (l *Load) awaitChunk(ctx context.Context, file, chunk int) error {
+	i := l.first[file] + chunk
+	l.engine.mu.Lock()
+	if l.entry.Have(file, chunk) {
+		l.engine.mu.Unlock()
+		return nil
+	}
+	a := l.waiting[i]
+	if a == nil {
+		a = &arrival{ch: make(chan struct{})}
+		l.waiting[i] = a
+	}
+	a.readers++
+	l.engine.mu.Unlock()
+	select {
+	case <-a.ch:
+		return nil
+	case <-ctx.Done():
+		l.leave(i, a)
+		return ctx.Err()
+	case <-l.ended:
+		if l.entry.Have(file, chunk) {
+			return nil
+		}
+		l.leave(i, a)
+		return l.Err()
+	}
+}
+
+// leave takes a reader off a chunk that it no longer waits for.
+func (l *Load) leave(i int, a *arrival) {
+	l.engine.mu.Lock()
+	defer l.engine.mu.Unlock()
+	if a.readers--; a.readers == 0 && l.waiting[i] == a {
+		delete(l.waiting, i)
+	}
+}
+
+// locate returns the chunk with index i in status.
+func (l *Load) locate(i int) ref {
+	lo, hi := 0, len(l.first) // the last file whose first chunk is not behind i
+	for hi-lo > 1 {
+		if mid := (lo + hi) / 2; l.first[mid] <= i {
+			lo = mid
+		} else {
+			hi = mid
+		}
+	}
+	return ref{lo, i - l.first[lo]}
+}
+
+// cause names a failure for the metrics.
+func cause(err error) string {
+	var status *StatusError
+	var mismatch *manifest.MismatchError
+	switch {
+	case errors.As(err, &mismatch) && mismatch.Sum == "size":
+		return "short"
+	case errors.As(err, &mismatch):
+		return "corrupt"
+	case errors.Is(err, errStalled):
+		return "stalled"
+	case errors.As(err, &status) && status.Code == 429:
+		return "throttled"
+	case errors.As(err, &status):
+		return "server"
+	}
+	return "network"
+}
