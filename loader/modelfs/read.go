@@ -1,0 +1,214 @@
+package modelfs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Stats counts what the file system did.
+type Stats struct {
+	ServedOpens      int64
+	PassthroughOpens int64
+	Reads            int64 // requests answered by this process
+	Bytes            int64
+	Waiting          int64         // reads that wait now
+	Waited           time.Duration // by all reads together
+	Failed           int64         // reads that ended with an error
+}
+
+type counters struct {
+	servedOpens, passthroughOpens, reads, bytes, waiting, waited, failed atomic.Int64
+}
+
+// Stats returns the counts so far.
+func (f *FS) Stats() Stats {
+	c := &f.counters
+	return Stats{ServedOpens: c.servedOpens.Load(), PassthroughOpens: c.passthroughOpens.Load(), Reads: c.reads.Load(), Bytes: c.bytes.Load(),
+		Waiting: c.waiting.Load(), Waited: time.Duration(c.waited.Load()), Failed: c.failed.Load()}
+}
+
+// file is what this process holds of one file.
+type file struct {
+	mu      sync.Mutex
+	mapping []byte // of the backing file, from the first read on
+	id      atomic.Int32
+}
+
+// backing returns the kernel's number for the backing file, or 0 where there is none.
+func (f *file) backing() int32 { return f.id.Load() }
+
+func (k *kernel) Read(cancel <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
+	n, _ := k.tree.node(in.NodeId)
+	if n == nil || n.file < 0 {
+		return nil, fuse.Status(syscall.ESTALE)
+	}
+	k.counters.reads.Add(1)
+	if in.Offset >= uint64(n.size) {
+		return fuse.ReadResultData(nil), fuse.OK
+	}
+	off := int64(in.Offset)
+	size := min(int64(in.Size), n.size-off)
+	err := k.await(cancel, in.Pid, n.file, off, size)
+	if errors.Is(err, errKilled) {
+		return nil, fuse.EINTR
+	}
+	var data []byte
+	if err == nil {
+		data, err = k.mapped(n.file)
+	}
+	if err != nil {
+		k.counters.failed.Add(1)
+		k.log.Error("a read failed", "model", k.model.Manifest().Model, "file", k.model.Manifest().Files[n.file].Path, "offset", off, "bytes", size, "err", err)
+		return nil, fuse.EIO
+	}
+	k.counters.bytes.Add(size)
+	return fuse.ReadResultData(data[off : off+size]), fuse.OK
+}
+
+// mapped returns the backing file's bytes. The kernel copies an answer from there: no buffer, no
+// second copy, and what a lost medium would make a SIGBUS here is an error of the kernel's write.
+func (f *FS) mapped(i int) ([]byte, error) {
+	one := &f.files[i]
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	if one.mapping != nil {
+		return one.mapping, nil
+	}
+	backing, err := f.model.Open(i)
+	if err != nil {
+		return nil, err
+	}
+	defer backing.Close()
+	size := f.model.Manifest().Files[i].Size
+	if st, err := backing.Stat(); err != nil || st.Size() != size {
+		return nil, fmt.Errorf("the backing file is not of %d bytes (%v)", size, err)
+	}
+	one.mapping, err = unix.Mmap(int(backing.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
+	return one.mapping, err
+}
+
+func (f *file) unmap() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mapping != nil {
+		unix.Munmap(f.mapping)
+		f.mapping = nil
+	}
+}
+
+// backed reports whether the kernel has file i's backing file, giving it to the kernel when the file
+// is complete. It stays there as long as the connection, so that all opens of the second inode are
+// of one kind and name one backing file.
+func (f *FS) backed(i int) bool {
+	one := &f.files[i]
+	if one.backing() > 0 {
+		return true
+	}
+	if !f.passthrough.Load() || !f.model.Complete(i) {
+		return false
+	}
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	if one.backing() > 0 {
+		return true
+	}
+	backing, err := f.model.Open(i)
+	if err != nil {
+		f.log.Warn("opening a backing file", "err", err)
+		return false
+	}
+	defer backing.Close()
+	id, errno := f.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(backing.Fd())})
+	if errno != 0 || id <= 0 {
+		// Not root in the first user namespace, or a cache on a file system that is itself stacked.
+		f.log.Warn("the kernel refuses passthrough: complete files are served, slower, until they are published again", "dir", f.dir, "err", errno)
+		f.passthrough.Store(false)
+		return false
+	}
+	one.id.Store(id)
+	return true
+}
+
+// errKilled says that the reader is being killed or the connection has ended.
+var errKilled = errors.New("the reader has gone")
+
+// patience is how long an interrupted read waits between two looks at its reader.
+const patience = 50 * time.Millisecond
+
+// await waits for bytes to be verified. Pid is the thread that asks, 0 where it is not of this
+// process's namespace or where the kernel asks for itself.
+//
+// The kernel reports any signal that reaches the reader, once, and does not say which. If the
+// answer to a page fault were then EINTR, a harmless signal would become SIGBUS; so only a reader
+// that is being killed is let go.
+func (f *FS) await(cancel <-chan struct{}, pid uint32, file int, off, n int64) error {
+	f.counters.waiting.Add(1)
+	start := time.Now()
+	defer func() {
+		f.counters.waiting.Add(-1)
+		f.counters.waited.Add(int64(time.Since(start)))
+	}()
+	err := f.model.Wait(&fuse.Context{Cancel: cancel}, file, off, n)
+	for {
+		select {
+		case <-cancel:
+		default:
+			return err
+		}
+		if err == nil {
+			return nil
+		}
+		if killed(pid) || f.dead() {
+			return errKilled
+		}
+		ctx, stop := context.WithTimeout(context.Background(), patience)
+		err = f.model.Wait(ctx, file, off, n)
+		expired := ctx.Err() != nil
+		stop()
+		if !expired {
+			return err
+		}
+	}
+}
+
+// dead reports whether the kernel has ended the connection.
+func (f *FS) dead() bool {
+	poll := []unix.PollFd{{Fd: int32(f.conn)}}
+	n, err := unix.Poll(poll, 0)
+	return err == nil && n > 0 && poll[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0
+}
+
+// killed reports whether a thread has SIGKILL pending, which is also how the kernel ends the threads
+// of a process that another signal terminates; or whether it does not exist any more.
+func killed(pid uint32) bool {
+	if pid == 0 {
+		return false
+	}
+	status, err := os.ReadFile("/proc/" + strconv.FormatUint(uint64(pid), 10) + "/status")
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	for line := range bytes.Lines(status) {
+		name, value, _ := bytes.Cut(line, []byte(":"))
+		if string(name) != "SigPnd" && string(name) != "ShdPnd" {
+			continue
+		}
+		mask, err := strconv.ParseUint(string(bytes.TrimSpace(value)), 16, 64)
+		if err == nil && mask&(1<<(syscall.SIGKILL-1)) != 0 {
+			return true
+		}
+	}
+	return false
+}

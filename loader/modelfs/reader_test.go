@@ -1,0 +1,114 @@
+package modelfs_test
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/headstart-serving/headstart/loader/mount/mounttest"
+)
+
+// A page fault blocks its thread in a way the Go scheduler does not see, so whoever maps a file of
+// a mount that this process serves could wait for himself. Readers are processes of their own: the
+// test binary, started again.
+func TestMain(m *testing.M) {
+	if mode := os.Getenv("MODELFS_READER"); mode != "" {
+		if err := read(mode, os.Args[1:]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
+	mounttest.Main(m)
+}
+
+// read is a reader's life: it prints "ready" before it touches a byte, and then what it has read.
+func read(mode string, args []string) error {
+	f, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	switch mode {
+	case "read": // the whole file through read(2)
+		h := sha256.New()
+		if _, err := io.Copy(h, f); err != nil {
+			return err
+		}
+		fmt.Printf("%x\n", h.Sum(nil))
+	case "map": // the whole file through a mapping
+		data, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_PRIVATE)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%x\n", sha256.Sum256(data))
+	case "fault": // one byte through a mapping that is never read ahead, with a handler for SIGUSR1
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1)
+		off, err := strconv.ParseInt(args[1], 10, 64)
+		if err != nil {
+			return err
+		}
+		data, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_SHARED)
+		if err != nil {
+			return err
+		}
+		if err := unix.Madvise(data, unix.MADV_RANDOM); err != nil {
+			return err
+		}
+		fmt.Println(data[off])
+	}
+	return nil
+}
+
+// reader is a process that reads.
+type reader struct {
+	cmd *exec.Cmd
+	out *bufio.Reader
+}
+
+// startReader returns when the reader has the file open and is about to touch it.
+func startReader(t testing.TB, mode string, args ...string) *reader {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), "MODELFS_READER="+mode)
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	r := &reader{cmd, bufio.NewReader(pipe)}
+	if line, err := r.out.ReadString('\n'); line != "ready\n" {
+		t.Fatalf("the reader says %q, %v", line, err)
+	}
+	return r
+}
+
+// result returns what the reader printed, when it has ended.
+func (r *reader) result() (string, error) {
+	out, err := io.ReadAll(r.out)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(out)), r.cmd.Wait()
+}
