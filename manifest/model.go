@@ -67,9 +67,12 @@ func checkRepo(repo string) error {
 	for _, p := range parts {
 		ok = ok && repoPattern.MatchString(p)
 	}
-	// "refs" would share its keys with a legacy repository's refs.
-	if !ok || parts[len(parts)-1] == "refs" {
+	if !ok {
 		return fmt.Errorf("model %q is not a name of the form org/name", clip(repo))
+	}
+	// These would share their keys with a legacy repository's refs and with the parts of uploads.
+	if parts[len(parts)-1] == "refs" || parts[0] == "parts" {
+		return fmt.Errorf("model %q: headstart cannot stage a repository of this name, its keys in the bucket mean something else", clip(repo))
 	}
 	return nil
 }
