@@ -1,0 +1,300 @@
+// Package gcs is the writing side of a Cloud Storage bucket.
+//
+// A file that goes up in parts is a set of objects below .headstart/parts, composed at most 32 at a time
+// into the final one, whose CRC32C the service compares with ours before it makes the object visible.
+// (The client's own resumable uploads cannot be continued by another process.) Every write carries a
+// precondition; one that was applied and whose answer got lost fails it when it is repeated, so a
+// failed precondition is followed by a look at what is there.
+package gcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"cloud.google.com/go/storage"
+	"github.com/googleapis/gax-go/v2"
+	"google.golang.org/api/googleapi"
+	"google.golang.org/api/iterator"
+	"google.golang.org/api/option"
+	htransport "google.golang.org/api/transport/http"
+
+	"github.com/headstart-serving/headstart/manifest"
+	"github.com/headstart-serving/headstart/stager"
+)
+
+// Config says which bucket is meant.
+type Config struct {
+	Bucket   string
+	Prefix   string // "" or ending in "/"
+	Emulator string // host:port or URL of an emulator (STORAGE_EMULATOR_HOST); no credentials are used then
+	Log      *slog.Logger
+
+	Attempts int                                       // of each request; 0 is 8
+	Wait     time.Duration                             // before the second attempt, doubling up to 16 times that; 0 is 1 s
+	Wrap     func(http.RoundTripper) http.RoundTripper // optional; around every request, for tests and counters
+}
+
+// Store is a bucket.
+type Store struct {
+	Config
+	client *storage.Client
+	bucket *storage.BucketHandle
+}
+
+// New makes a client. It looks for credentials, and does not touch the bucket.
+func New(ctx context.Context, c Config) (*Store, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Attempts == 0 {
+		c.Attempts = 8
+	}
+	if c.Wait == 0 {
+		c.Wait = time.Second
+	}
+	transport, options, err := c.transport(ctx)
+	if err != nil {
+		return nil, stager.Fail(fs.ErrPermission, "bucket gs://%s: no usable Google credentials (%v): run gcloud auth application-default login, or give the pod a service account by Workload Identity", c.Bucket, oneLine(err))
+	}
+	client, err := storage.NewClient(ctx, append(options, option.WithHTTPClient(&http.Client{Transport: transport}))...)
+	if err != nil {
+		return nil, fmt.Errorf("bucket gs://%s: %w", c.Bucket, err)
+	}
+	// Every write has a precondition or is harmless to repeat.
+	client.SetRetry(storage.WithPolicy(storage.RetryAlways), storage.WithMaxAttempts(c.Attempts),
+		storage.WithBackoff(gax.Backoff{Initial: c.Wait, Max: 16 * c.Wait, Multiplier: 2}))
+	return &Store{Config: c, client: client, bucket: client.Bucket(c.Bucket)}, nil
+}
+
+// transport returns pooled connections that speak HTTP/1.1: in HTTP/2 all parts would share one.
+func (c Config) transport(ctx context.Context) (http.RoundTripper, []option.ClientOption, error) {
+	wrap := c.Wrap
+	if wrap == nil {
+		wrap = func(t http.RoundTripper) http.RoundTripper { return t }
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	base := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		Protocols:             protocols,
+		MaxIdleConnsPerHost:   64,
+		IdleConnTimeout:       90 * time.Second,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		WriteBufferSize:       256 << 10,
+	}
+	if c.Emulator != "" {
+		url := c.Emulator
+		if !strings.Contains(url, "://") {
+			url = "http://" + url
+		}
+		return wrap(base), []option.ClientOption{option.WithoutAuthentication(), option.WithEndpoint(strings.TrimSuffix(url, "/") + "/storage/v1/")}, nil
+	}
+	authorized, err := htransport.NewTransport(ctx, wrap(base), option.WithScopes(storage.ScopeReadWrite))
+	return authorized, nil, err
+}
+
+// Close releases the connections.
+func (s *Store) Close() error { return s.client.Close() }
+
+func (s *Store) String() string {
+	return "gs://" + s.Bucket + strings.TrimSuffix("/"+s.Prefix, "/")
+}
+
+func (s *Store) object(key string) *storage.ObjectHandle {
+	return s.bucket.Object(s.Prefix + key)
+}
+
+// Get returns a small object's content and generation.
+func (s *Store) Get(ctx context.Context, key string, limit int64) ([]byte, int64, error) {
+	r, err := s.object(key).NewReader(ctx)
+	if err != nil {
+		return nil, 0, s.explain(key, err)
+	}
+	defer r.Close()
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, 0, s.explain(key, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, 0, stager.Fail(manifest.ErrInvalid, "%s/%s has more than %d bytes", s, key, limit)
+	}
+	return data, r.Attrs.Generation, nil
+}
+
+// Open reads an object from its beginning.
+func (s *Store) Open(ctx context.Context, key string) (io.ReadCloser, error) {
+	r, err := s.object(key).NewReader(ctx)
+	if err != nil {
+		return nil, s.explain(key, err)
+	}
+	return r, nil
+}
+
+// Put writes an object in one request, if the one that is there has the given generation.
+func (s *Store) Put(ctx context.Context, key string, generation int64, data ...[]byte) error {
+	conditions := storage.Conditions{GenerationMatch: generation, DoesNotExist: generation == 0}
+	p := stager.Part{}
+	for _, b := range data {
+		p.CRC32C = crc32.Update(p.CRC32C, manifest.Castagnoli, b)
+		p.Size += int64(len(b))
+	}
+	if _, err := s.write(ctx, s.object(key).If(conditions), p, data); err == nil || !failedPrecondition(err) {
+		return s.explain(key, err)
+	}
+	attrs, err := s.object(key).Attrs(ctx)
+	if err != nil && !errors.Is(err, storage.ErrObjectNotExist) {
+		return s.explain(key, err)
+	}
+	if err != nil || attrs.Size != p.Size || attrs.CRC32C != p.CRC32C {
+		return s.occupied(key)
+	}
+	return nil
+}
+
+func (s *Store) occupied(key string) error {
+	return stager.Fail(fs.ErrExist, "%s/%s is there with other content and is left untouched: remove it, or use another prefix", s, key)
+}
+
+// write sends an object from memory and repeats that as long as it makes sense: the client itself cannot,
+// because it sees a stream.
+func (s *Store) write(ctx context.Context, o *storage.ObjectHandle, p stager.Part, data [][]byte) (*storage.ObjectAttrs, error) {
+	wait := gax.Backoff{Initial: s.Wait, Max: 16 * s.Wait, Multiplier: 2}
+	for attempt := 1; ; attempt++ {
+		attrs, err := writeOnce(ctx, o, p, data)
+		if err == nil || attempt == s.Attempts || !storage.ShouldRetry(err) {
+			return attrs, err
+		}
+		s.Log.Debug("sending again", "object", o.ObjectName(), "attempt", attempt, "err", err)
+		if err := gax.Sleep(ctx, wait.Pause()); err != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func writeOnce(ctx context.Context, o *storage.ObjectHandle, p stager.Part, data [][]byte) (*storage.ObjectAttrs, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // a Writer that is not closed goes on otherwise
+	w := o.NewWriter(ctx)
+	w.ChunkSize = 0 // one request, no buffer
+	w.ContentType = "application/octet-stream"
+	w.CRC32C, w.SendCRC32C = p.CRC32C, true
+	if p.Note != nil {
+		w.Metadata = map[string]string{noteKey: string(p.Note)}
+	}
+	for _, b := range data {
+		if _, err := w.Write(b); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return w.Attrs(), nil
+}
+
+// List iterates over the objects below prefix.
+func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[stager.Object, error] {
+	return func(yield func(stager.Object, error) bool) {
+		for attrs, err := range s.attrs(ctx, prefix, "Name", "Size", "CRC32C") {
+			if err != nil {
+				yield(stager.Object{}, err)
+				return
+			}
+			if !yield(stager.Object{Key: strings.TrimPrefix(attrs.Name, s.Prefix), Size: attrs.Size, CRC32C: attrs.CRC32C, Summed: true}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (s *Store) attrs(ctx context.Context, prefix string, fields ...string) iter.Seq2[*storage.ObjectAttrs, error] {
+	return func(yield func(*storage.ObjectAttrs, error) bool) {
+		query := &storage.Query{Prefix: s.Prefix + prefix}
+		if err := query.SetAttrSelection(fields); err != nil {
+			yield(nil, err)
+			return
+		}
+		for it := s.bucket.Objects(ctx, query); ; {
+			attrs, err := it.Next()
+			if errors.Is(err, iterator.Done) {
+				return
+			}
+			if !yield(attrs, s.explain(prefix, err)) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Delete removes an object.
+func (s *Store) Delete(ctx context.Context, key string) error {
+	err := s.object(key).Delete(ctx)
+	if errors.Is(err, storage.ErrObjectNotExist) {
+		return nil
+	}
+	return s.explain(key, err)
+}
+
+func failedPrecondition(err error) bool {
+	var api *googleapi.Error
+	return errors.As(err, &api) && api.Code == http.StatusPreconditionFailed
+}
+
+// explain says what a person can do about an error of the service.
+func (s *Store) explain(key string, err error) error {
+	var api *googleapi.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, storage.ErrBucketNotExist):
+		return stager.Fail(fs.ErrNotExist, "bucket gs://%s does not exist: create it, or correct its name", s.Bucket)
+	case errors.Is(err, storage.ErrObjectNotExist):
+		return stager.Fail(fs.ErrNotExist, "%s/%s does not exist", s, key)
+	case !errors.As(err, &api):
+		return fmt.Errorf("%s/%s: %w", s, key, err)
+	case api.Code == http.StatusNotFound:
+		return stager.Fail(fs.ErrNotExist, "bucket gs://%s does not exist, or %s was removed meanwhile", s.Bucket, key)
+	case api.Code == http.StatusUnauthorized:
+		return stager.Fail(fs.ErrPermission, "bucket gs://%s: the credentials are not valid (%s): run gcloud auth application-default login, or check Workload Identity", s.Bucket, oneLine(api))
+	case api.Code == http.StatusForbidden:
+		return stager.Fail(fs.ErrPermission, "bucket gs://%s: access to %q is denied (%s): grant this account roles/storage.objectUser on the bucket", s.Bucket, key, oneLine(api))
+	}
+	return fmt.Errorf("%s/%s: %s: %w", s, key, oneLine(api), errService{api})
+}
+
+// errService keeps an error of the service without its text, which has many lines.
+type errService struct{ error }
+
+func (e errService) Error() string { return "the service refused" }
+func (e errService) Unwrap() error { return e.error }
+
+// oneLine bounds what a server says.
+func oneLine(err error) string {
+	text := err.Error()
+	var api *googleapi.Error
+	if errors.As(err, &api) {
+		text = fmt.Sprintf("status %d %s", api.Code, api.Message)
+	}
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, text)
+	if len(text) > 300 {
+		text = text[:300] + "…"
+	}
+	return text
+}

@@ -1,0 +1,223 @@
+// Package stager brings a model from a source into a bucket: plan, copy, verify, commit.
+//
+// Bytes go through memory only, each once. A chunk is one ranged read; a few chunks are a part, which
+// goes up as soon as it is hashed and remembers the state of the hashes behind it, so that a run that
+// was killed is continued by the next one with what was in flight. A file becomes visible when its
+// sha256 (git's sha1 for small files) is the one the source names; the model when every file is: the
+// manifest is written last and is the commit. Everything before it is invisible to readers, everything
+// after it is tidying up.
+//
+// Two stagers of one model may run at once: every write says what it expects to find, and finding its
+// own bytes there is success.
+package stager
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/headstart-serving/headstart/manifest"
+)
+
+// Config says what a Stager works with.
+type Config struct {
+	Source   Source
+	Store    Store
+	Log      *slog.Logger
+	Progress func(Event) // optional; one call at a time, must return at once
+
+	Streams    int   // ranged reads in flight; 0 is 8
+	Memory     int64 // bytes of buffers at most; 0 is 384 MiB
+	ChunkSize  int64 // bytes; 0 is manifest.ChunkSize
+	PartChunks int   // chunks a part; 0 is 2
+}
+
+// Stager stages models.
+type Stager struct{ Config }
+
+// New returns a Stager.
+func New(c Config) *Stager {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Streams == 0 {
+		c.Streams = 8
+	}
+	if c.Memory == 0 {
+		c.Memory = 384 << 20
+	}
+	if c.ChunkSize == 0 {
+		c.ChunkSize = manifest.ChunkSize
+	}
+	if c.PartChunks == 0 {
+		c.PartChunks = 2
+	}
+	c.PartChunks = int(max(1, min(int64(c.PartChunks), c.Memory/c.ChunkSize)))
+	return &Stager{c}
+}
+
+// Result is a model that is staged.
+type Result struct {
+	Manifest *manifest.Manifest
+	Raw      []byte          // the manifest's bytes
+	Sum      manifest.Digest // their sha256, the name to pin the model by
+	Ref      string          // the branch or tag that now points to it, "" for none
+	Already  bool            // nothing had to be done
+	Fetched  int64           // bytes received from the source
+	Reused   int64           // bytes that an earlier run had left in the bucket
+	Elapsed  time.Duration
+}
+
+// Stage brings the model to the bucket if it is not there. Run again after any end, it goes on where
+// the last run was.
+func (s *Stager) Stage(ctx context.Context, ref manifest.Reference) (Result, error) {
+	began := time.Now()
+	r, err := s.stage(ctx, ref)
+	r.Elapsed = time.Since(began)
+	if err != nil {
+		return r, fmt.Errorf("staging %s to %s: %w", ref, s.Store, err)
+	}
+	s.Log.Info("staged", "model", r.Manifest.Model, "sum", r.Sum, "files", len(r.Manifest.Files), "bytes", r.Manifest.Size(),
+		"fetched", r.Fetched, "reused", r.Reused, "already", r.Already, "elapsed", r.Elapsed)
+	return r, nil
+}
+
+func (s *Stager) stage(ctx context.Context, ref manifest.Reference) (Result, error) {
+	if ref.Pin != (manifest.Digest{}) {
+		return Result{}, Fail(manifest.ErrInvalid, "a pin names a manifest that is staged already: give a branch, a tag or a commit instead")
+	}
+	snapshot, err := s.Source.Resolve(ctx, ref.Repo, ref.Revision)
+	if err != nil {
+		return Result{}, err
+	}
+	model := snapshot.Model
+	if err := model.Validate(); err != nil {
+		return Result{}, err
+	}
+	// The listing comes first: it is what tells a bucket that is missing from a model that is.
+	left, err := s.list(ctx, partsOf(model))
+	if err != nil {
+		return Result{}, err
+	}
+	r, err := s.staged(ctx, model)
+	if err != nil {
+		return Result{}, err
+	}
+	meter := &meter{report: s.Progress, at: Event{Model: model}}
+	r.Already = r.Manifest != nil
+	if !r.Already {
+		if r, err = s.copy(ctx, model, left, meter); err != nil {
+			return r, err
+		}
+	}
+	return s.finish(ctx, r, snapshot, left, meter)
+}
+
+// staged returns the model's manifest if it is there.
+func (s *Stager) staged(ctx context.Context, model manifest.Model) (Result, error) {
+	raw, _, err := s.Store.Get(ctx, model.Key(), manifest.MaxSize)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Result{}, nil
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	m, err := manifest.Parse(raw)
+	if err != nil {
+		return Result{}, fmt.Errorf("%s: %w", model.Key(), err)
+	}
+	if m.Model != model {
+		return Result{}, Fail(manifest.ErrInvalid, "%s is the manifest of %s: remove it and stage again", model.Key(), m.Model)
+	}
+	return Result{Manifest: m, Raw: raw, Sum: sha256.Sum256(raw)}, nil
+}
+
+// copy brings every file to the bucket and commits the model.
+func (s *Stager) copy(ctx context.Context, model manifest.Model, left []Object, meter *meter) (Result, error) {
+	files, err := s.Source.Files(ctx, model)
+	if err != nil {
+		return Result{}, err
+	}
+	if files, err = Choose(files); err != nil {
+		return Result{}, err
+	}
+	t := &transfer{Config: s.Config, model: model, meter: meter, files: make([]manifest.File, len(files))}
+	err = t.run(ctx, files, left)
+	at := meter.counted()
+	r := Result{Fetched: at.Fetched, Reused: t.reused}
+	if err != nil {
+		return r, err
+	}
+	r.Manifest = &manifest.Manifest{Model: model, ChunkSize: s.ChunkSize, Files: t.files}
+	if r.Raw, err = manifest.Marshal(r.Manifest); err != nil {
+		return r, err
+	}
+	r.Sum = sha256.Sum256(r.Raw)
+	if err := s.Store.Put(ctx, model.Key(), 0, r.Raw); err != nil {
+		return r, fmt.Errorf("committing the manifest: %w", err)
+	}
+	return r, nil
+}
+
+// finish does what follows the commit: the ref, and the removal of what was kept for a restart.
+func (s *Stager) finish(ctx context.Context, r Result, snapshot Snapshot, left []Object, meter *meter) (Result, error) {
+	r.Ref = snapshot.Ref
+	if r.Ref != "" {
+		if err := s.point(ctx, snapshot.Model, r.Ref); err != nil {
+			return r, fmt.Errorf("the model is staged, but not its ref %q: %w", r.Ref, err)
+		}
+	}
+	if !r.Already {
+		var err error
+		if left, err = s.list(ctx, partsOf(snapshot.Model)); err != nil {
+			return r, fmt.Errorf("the model is staged, but its parts are not removed: %w", err)
+		}
+	}
+	for _, o := range left {
+		if err := s.Store.Delete(ctx, o.Key); err != nil {
+			return r, fmt.Errorf("the model is staged, but its parts are not removed: %w", err)
+		}
+	}
+	meter.event(Committed, "", 0, 0, 0)
+	return r, nil
+}
+
+// point makes the ref name the model's commit.
+func (s *Stager) point(ctx context.Context, model manifest.Model, ref string) error {
+	key := manifest.RefKey(model.Repo, ref)
+	for tries := 1; ; tries++ {
+		data, version, err := s.Store.Get(ctx, key, 64)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err == nil && string(data) == model.Commit {
+			return nil
+		}
+		err = s.Store.Put(ctx, key, version, []byte(model.Commit))
+		// Somebody else wrote between the two calls: look again.
+		if !errors.Is(err, fs.ErrExist) || tries == 5 {
+			return err
+		}
+	}
+}
+
+func (s *Stager) list(ctx context.Context, prefix string) ([]Object, error) {
+	var objects []Object
+	for o, err := range s.Store.List(ctx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		if !strings.HasPrefix(o.Key, prefix) {
+			return nil, Fail(manifest.ErrInvalid, "the bucket lists %.100q below %q", o.Key, prefix)
+		}
+		objects = append(objects, o)
+	}
+	slices.SortFunc(objects, func(a, b Object) int { return strings.Compare(a.Key, b.Key) })
+	return objects, nil
+}
