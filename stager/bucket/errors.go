@@ -72,7 +72,7 @@ func writeError(w http.ResponseWriter, r *http.Request, rt route, err error) {
 		e = &apiError{status: http.StatusInternalServerError, reason: "backendError", code: "InternalError", message: err.Error()}
 	}
 	h := w.Header()
-	for _, name := range []string{"Content-Length", "Content-Range", "Content-Encoding", "ETag", "Last-Modified"} {
+	for _, name := range []string{"Content-Length", "Content-Range", "Content-Encoding", "Last-Modified"} {
 		h.Del(name)
 	}
 	if e.status == http.StatusRequestedRangeNotSatisfiable {

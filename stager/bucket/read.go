@@ -30,9 +30,6 @@ func (s *Server) getObject(w http.ResponseWriter, r *http.Request, rt route) err
 
 // openRequested opens the generation of the object that r names, if r's conditions hold.
 func (s *Server) openRequested(r *http.Request, rt route) (*reader, error) {
-	if r.Header.Get("X-Goog-Encryption-Algorithm") != "" {
-		return nil, errUnsupported("encryption keys of the client")
-	}
 	generation, err := queryGeneration(r, "generation")
 	if err != nil {
 		return nil, err

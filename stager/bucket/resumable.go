@@ -119,6 +119,11 @@ func (s *Server) continueUpload(w http.ResponseWriter, r *http.Request, rt route
 	if !done {
 		return answerIncomplete(w, r, blob.size)
 	}
+	if blob.md5 == nil && declaresMD5(r.Header) {
+		if err := blob.sumAgain(); err != nil {
+			return err
+		}
+	}
 	o, err := s.finish(r, u, blob)
 	if err != nil {
 		return err
@@ -174,6 +179,12 @@ func (u *session) declare(total, have int64) error {
 	}
 	d.Size = &total
 	return nil
+}
+
+// declaresMD5 reports whether the last request of an upload wants its MD5 compared.
+func declaresMD5(h http.Header) bool {
+	var d declared
+	return d.addHeaders(h) == nil && d.MD5 != nil
 }
 
 // finish makes the object of a complete session.

@@ -15,9 +15,6 @@ type copyRequest struct {
 }
 
 func parseCopy(r *http.Request, rt route) (c copyRequest, err error) {
-	if r.Header.Get("X-Goog-Copy-Source-Encryption-Algorithm") != "" || r.Header.Get("X-Goog-Encryption-Algorithm") != "" {
-		return c, errUnsupported("encryption keys of the client")
-	}
 	if c.body, err = decodeBody(r.Body); err != nil {
 		return c, err
 	}

@@ -28,19 +28,19 @@ func findRoute(r *http.Request) (route, error) {
 	path := r.URL.EscapedPath()
 	var rt route
 	var err error
-	switch rest, ok := "", false; {
-	case has(path, "/storage/v1/b", &rest, &ok):
+	switch rest := ""; {
+	case has(path, "/storage/v1/b", &rest):
 		rt, err = jsonRoute(r, rest)
-	case has(path, "/download/storage/v1/b", &rest, &ok):
+	case has(path, "/download/storage/v1/b", &rest):
 		if rt, err = jsonRoute(r, rest); err == nil && rt.op != "storage.objects.get" {
 			err = errNoMethod()
 		}
 		rt.serve = (*Server).read
-	case has(path, "/upload/storage/v1/b", &rest, &ok), has(path, "/resumable/upload/storage/v1/b", &rest, &ok):
+	case has(path, "/upload/storage/v1/b", &rest), has(path, "/resumable/upload/storage/v1/b", &rest):
 		rt, err = uploadRoute(r, rest)
-	case has(path, "/batch", &rest, &ok):
+	case has(path, "/batch", &rest):
 		rt = route{op: "batch", serve: (*Server).batch}
-	case has(path, "/retry_test", &rest, &ok), path == "/retry_tests":
+	case has(path, "/retry_test", &rest), path == "/retry_tests":
 		rt = route{op: "retry_test", serve: (*Server).retryTest}
 	case path == "/":
 		rt = route{api: apiXML, op: "storage.buckets.list", serve: (*Server).listBucketsXML}
@@ -54,9 +54,10 @@ func findRoute(r *http.Request) (route, error) {
 }
 
 // has reports whether path is prefix or below it, and puts what follows into rest.
-func has(path, prefix string, rest *string, ok *bool) bool {
-	*rest, *ok = strings.CutPrefix(path, prefix)
-	return *ok && (*rest == "" || (*rest)[0] == '/')
+func has(path, prefix string, rest *string) bool {
+	var ok bool
+	*rest, ok = strings.CutPrefix(path, prefix)
+	return ok && (*rest == "" || (*rest)[0] == '/')
 }
 
 func errNoMethod() error {

@@ -123,6 +123,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer done()
 	w.Header().Set("Server", "UploadServer")
 	err := routeErr
+	if err == nil && (r.Header.Get("X-Goog-Encryption-Algorithm") != "" || r.Header.Get("X-Goog-Copy-Source-Encryption-Algorithm") != "") {
+		err = errUnsupported("encryption keys of the client")
+	}
 	if err == nil {
 		err = s.faults.apply(rec, r, rt, func(w http.ResponseWriter, r *http.Request) error {
 			return rt.serve(s, w, r, rt)

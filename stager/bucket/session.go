@@ -237,6 +237,16 @@ func (u *session) open(withMD5 bool) (*blobWriter, error) {
 	return w, nil
 }
 
+// sumAgain makes the MD5 of a blob that was written without it.
+func (w *blobWriter) sumAgain() error {
+	again := newBlobWriter(w.file, true)
+	if err := again.sumFile(); err != nil {
+		return err
+	}
+	w.md5 = again.md5
+	return nil
+}
+
 // sumFile brings the sums up to what the blob holds.
 func (w *blobWriter) sumFile() error {
 	buf := make([]byte, receiveBuffer)
