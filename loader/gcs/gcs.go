@@ -49,7 +49,7 @@ func New(ctx context.Context, bucket, prefix string) (*Source, error) {
 	if os.Getenv("STORAGE_EMULATOR_HOST") == "" {
 		authorized, err := htransport.NewTransport(ctx, conns, option.WithScopes(storage.ScopeReadOnly))
 		if err != nil {
-			return nil, fmt.Errorf("credentials for gs://%s: %w", bucket, err)
+			return nil, fetch.Fail(fs.ErrPermission, "no credentials for gs://%s (%v): run gcloud auth application-default login, or use a service account", bucket, err)
 		}
 		hop = authorized
 	}
@@ -164,9 +164,9 @@ func (s *Source) unpin(key string, generation int64) {
 
 // Get implements [fetch.Source].
 func (s *Source) Get(ctx context.Context, key string, limit int64) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(withAttempt(ctx), time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	r, err := s.bucket.Object(s.prefix + key).NewReader(ctx)
+	r, err := s.bucket.Object(s.prefix + key).NewReader(withAttempt(ctx))
 	if errors.Is(err, storage.ErrObjectNotExist) {
 		return nil, s.missing(ctx, key)
 	}
