@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 )
 
 // object is a JSON object. It is written with its keys in order, as the tools that publish models do.
@@ -231,15 +232,19 @@ func specialTokensMap() object {
 	return m
 }
 
-// tokenizerConfig is tokenizer_config.json, which lists all added tokens once more.
-func tokenizerConfig(withTemplate bool) []byte {
-	added := bytes.NewBufferString("{")
+// addedDecoder is the list of added tokens in tokenizer_config.json, as text: written would put its numbers into the
+// order of strings. It is the same in all and made once in a process.
+var addedDecoder = sync.OnceValue(func() []byte {
+	b := []byte("{")
 	addedTokens(frame(), func(id int, text string) {
-		fmt.Fprintf(added, "\n    \"%d\": {\n      \"content\": %s,\n      \"lstrip\": false,\n      \"normalized\": false,\n"+
+		b = fmt.Appendf(b, "\n    \"%d\": {\n      \"content\": %s,\n      \"lstrip\": false,\n      \"normalized\": false,\n"+
 			"      \"rstrip\": false,\n      \"single_word\": false,\n      \"special\": %t\n    },", id, quoted(nil, text), special(id))
 	})
-	added.Truncate(added.Len() - 1)
-	added.WriteString("\n  }")
+	return append(b[:len(b)-1], "\n  }"...)
+})
+
+// tokenizerConfig is tokenizer_config.json, which lists all added tokens once more.
+func tokenizerConfig(withTemplate bool) []byte {
 	images := object{"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
 	c := object{
 		"add_bos_token":                 true,
@@ -264,8 +269,7 @@ func tokenizerConfig(withTemplate bool) []byte {
 	if withTemplate {
 		c["chat_template"] = chatTemplate
 	}
-	// The long list goes in by its text: written would put its numbers into the order of strings.
-	return bytes.Replace(written(c), []byte(`"HERE"`), added.Bytes(), 1)
+	return bytes.Replace(written(c), []byte(`"HERE"`), addedDecoder(), 1)
 }
 
 // chatTemplate turns messages into Gemma's turns. A system message becomes the beginning of the first turn.

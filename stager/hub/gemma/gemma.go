@@ -67,10 +67,17 @@ func New(size string, seed uint64) (*Repo, error) {
 		_, b := tokenizer()
 		return bytes.NewReader(b)
 	})
-	pools := newPools()
+	layouts := make([]layout, len(shards))
+	weights := sync.OnceValue(func() (files []*shard) {
+		pools := newPools()
+		for _, l := range layouts {
+			files = append(files, newShard(l, pools, func(name string) uint64 { return tensorKey(size, seed, name) }))
+		}
+		return files
+	})
 	for i, list := range shards {
-		s := newShard(list, pools, func(name string) uint64 { return tensorKey(size, seed, name) })
-		r.large(shardName(i, len(shards)), s.size, seed == 0, func() io.ReaderAt { return s })
+		layouts[i] = newLayout(list)
+		r.large(shardName(i, len(shards)), layouts[i].size, seed == 0, func() io.ReaderAt { return weights()[i] })
 	}
 	slices.SortFunc(r.files, func(a, b hub.File) int { return strings.Compare(a.Path, b.Path) })
 	return r, nil
@@ -98,10 +105,13 @@ func (r *Repo) large(path string, size int64, known bool, open func() io.ReaderA
 }
 
 // digest reads a whole file.
-func digest(file io.ReaderAt, size int64) (sum [32]byte, err error) {
+func digest(file io.ReaderAt, size int64) ([32]byte, error) {
 	h := sha256.New()
 	// A buffer that stays in a core's cache between being made and being hashed.
-	_, err = io.CopyBuffer(h, io.NewSectionReader(file, 0, size), make([]byte, 256<<10))
+	n, err := io.CopyBuffer(h, io.NewSectionReader(file, 0, size), make([]byte, 256<<10))
+	if err == nil && n != size {
+		err = io.ErrUnexpectedEOF
+	}
 	return [32]byte(h.Sum(nil)), err
 }
 

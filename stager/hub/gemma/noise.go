@@ -43,6 +43,11 @@ func newPool(quantiles []float64, mean, std float64) *pool {
 }
 
 // fill writes the first len(dst) ≤ blockSize bytes of the block with this key.
+//
+// The race detector would look at every word and make this the slowest part of any test. What is shared here is
+// never written.
+//
+//go:norace
 func (p *pool) fill(dst []byte, key uint64) {
 	if len(dst) < blockSize {
 		var block [blockSize]byte

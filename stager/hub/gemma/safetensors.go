@@ -37,26 +37,18 @@ func shardName(i, n int) string {
 	return fmt.Sprintf("model-%05d-of-%05d.safetensors", i+1, n)
 }
 
-// A shard is a safetensors file that is made while it is read. It is immutable and safe for concurrent use.
-type shard struct {
+// A layout is what a safetensors file looks like: a header, and tensors at their places behind it.
+type layout struct {
 	header  []byte // the first bytes of the file: length and JSON
-	tensors []section
-	size    int64
+	tensors []tensor
+	size    int64 // of the file
 }
 
-// A section is a tensor's place in a shard and what fills it.
-type section struct {
-	end  int64 // offset of the first byte after it, from the end of the header
-	key  uint64
-	pool *pool
-}
-
-// newShard lays tensors out as the safetensors library does: by name, all being of one type, without gaps; a
-// header of compact JSON, padded with spaces to a multiple of 8 bytes. key makes a number of a tensor's name.
-func newShard(list []tensor, pools *pools, key func(name string) uint64) *shard {
+// newLayout lays tensors out as the safetensors library does: by name, all being of one type, without gaps; a
+// header of compact JSON, padded with spaces to a multiple of 8 bytes.
+func newLayout(list []tensor) layout {
 	slices.SortFunc(list, func(a, b tensor) int { return cmp.Compare(a.name, b.name) })
 	header := append(make([]byte, 8), `{"__metadata__":{"format":"pt"}`...)
-	s := &shard{}
 	var end int64
 	for i := range list {
 		t := &list[i]
@@ -65,15 +57,35 @@ func newShard(list []tensor, pools *pools, key func(name string) uint64) *shard 
 		shape, _ := json.Marshal(t.shape) // integers cannot fail
 		header = fmt.Appendf(header, `,%q:{"dtype":"BF16","shape":%s,"data_offsets":[%d,%d]}`,
 			t.name, shape, t.begin, t.end)
-		mean, std := t.distribution()
-		s.tensors = append(s.tensors, section{end: end, key: key(t.name), pool: pools.get(mean, std)})
 	}
 	header = append(header, '}')
 	for len(header)%8 != 0 {
 		header = append(header, ' ')
 	}
 	binary.LittleEndian.PutUint64(header, uint64(len(header)-8))
-	s.header, s.size = header, int64(len(header))+end
+	return layout{header, list, int64(len(header)) + end}
+}
+
+// A shard is a safetensors file that is made while it is read. It is immutable and safe for concurrent use.
+type shard struct {
+	header   []byte
+	sections []section
+	size     int64
+}
+
+// A section is a tensor's place in a shard, in bytes from the end of the header, and what fills it.
+type section struct {
+	begin, end int64
+	key        uint64
+	pool       *pool
+}
+
+// newShard fills a layout. key makes a number of a tensor's name.
+func newShard(l layout, pools *pools, key func(name string) uint64) *shard {
+	s := &shard{header: l.header, size: l.size}
+	for _, t := range l.tensors {
+		s.sections = append(s.sections, section{t.begin, t.end, key(t.name), pools.get(t.distribution())})
+	}
 	return s
 }
 
@@ -94,14 +106,11 @@ func (s *shard) ReadAt(p []byte, off int64) (n int, err error) {
 		p, off = p[done:], off+int64(done)
 	}
 	off -= int64(len(s.header))
-	i := sort.Search(len(s.tensors), func(i int) bool { return s.tensors[i].end > off })
+	i := sort.Search(len(s.sections), func(i int) bool { return s.sections[i].end > off })
 	for ; len(p) > 0; i++ {
-		begin, t := int64(0), s.tensors[i]
-		if i > 0 {
-			begin = s.tensors[i-1].end
-		}
+		t := s.sections[i]
 		part := p[:min(int64(len(p)), t.end-off)]
-		t.read(part, off-begin)
+		t.read(part, off-t.begin)
 		p, off = p[len(part):], t.end
 	}
 	return n, err

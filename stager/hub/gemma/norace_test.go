@@ -1,0 +1,5 @@
+//go:build !race
+
+package gemma
+
+const raceEnabled = false
