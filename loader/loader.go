@@ -1,0 +1,179 @@
+// Package loader keeps a node's models: it loads each one once, however many ask for it, and makes
+// it visible where pods look for it.
+//
+// A model on a node is an entry of the cache. Publishing a model whose entry is complete is a
+// read-only bind mount of the entry's folder: nothing stands between a reader and its files.
+// Publishing one that still loads is a bind mount of a modelfs, one for the entry, which shows all
+// files at once and lets reads wait for their bytes. What is published is a lease: it is written
+// down before it is visible, it keeps its entry from being evicted and its load going, and a later
+// process takes it over.
+//
+// Below the cache's directory the loader has two folders of its own:
+//
+//	leases/<hash of the target>.json    one for each target
+//	mnt/<entry>/                        where an entry's modelfs is mounted
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/headstart-serving/headstart/loader/cache"
+	"github.com/headstart-serving/headstart/loader/fetch"
+	"github.com/headstart-serving/headstart/loader/modelfs"
+	"github.com/headstart-serving/headstart/manifest"
+)
+
+// Grace is how long a load goes on after the last one who wanted it has left: a pod that is
+// restarted comes back within seconds.
+const Grace = 30 * time.Second
+
+// Config is what a Loader needs.
+type Config struct {
+	Cache  *cache.Cache
+	Engine *fetch.Engine // somebody else calls its Run
+	Source fetch.Source  // the engine's
+	Log    *slog.Logger
+	Grace  time.Duration // default Grace
+}
+
+// Loader publishes models. Its methods are safe for concurrent use.
+type Loader struct {
+	cfg       Config
+	leases    store
+	targets   locks         // by target: one publish or unpublish at a time
+	recovered chan struct{} // closed when Run has taken over the earlier process's leases
+	stopped   chan struct{} // closed when Run ends
+	work      sync.WaitGroup
+	metrics   *metrics
+
+	mu     sync.Mutex
+	models map[string]*model    // by entry
+	byPath map[string]*lease    // by target
+	shown  map[*modelfs.FS]bool // mounted or still in use
+	past   modelfs.Stats        // of those that are neither any more
+}
+
+// New returns a loader. Nothing is published before Run has taken over what an earlier process left.
+func New(cfg Config) *Loader {
+	if cfg.Grace <= 0 {
+		cfg.Grace = Grace
+	}
+	l := &Loader{cfg: cfg, leases: store{dir: cfg.Cache.Dir()}, recovered: make(chan struct{}), stopped: make(chan struct{}),
+		models: map[string]*model{}, byPath: map[string]*lease{}, shown: map[*modelfs.FS]bool{}}
+	l.metrics = newMetrics(l)
+	return l
+}
+
+// errStopped is the answer to whoever comes when Run has ended.
+var errStopped = errors.New("the node is stopping: try again when it runs")
+
+// Run takes over the leases of an earlier process and works until ctx ends. Then it ends what is
+// served by this process; plain bind mounts and all leases stay, for the next one.
+func (l *Loader) Run(ctx context.Context) error {
+	if err := l.recover(ctx); err != nil {
+		return fmt.Errorf("taking over leases: %w", err)
+	}
+	close(l.recovered)
+	<-ctx.Done()
+	return l.stop()
+}
+
+// stop ends the mounts that this process serves. Their readers could not be answered any more.
+func (l *Loader) stop() error {
+	l.mu.Lock()
+	close(l.stopped)
+	serving := make([]*modelfs.FS, 0, len(l.shown))
+	for f := range l.shown {
+		serving = append(serving, f)
+	}
+	for _, m := range l.models {
+		l.keep(m)
+	}
+	l.mu.Unlock()
+	var errs []error
+	for _, f := range serving {
+		errs = append(errs, f.Close())
+	}
+	l.work.Wait()
+	return errors.Join(errs...)
+}
+
+// running waits until leases can be made, and fails when they cannot be made any more.
+func (l *Loader) running(ctx context.Context) error {
+	select {
+	case <-l.recovered:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if l.isStopped() {
+		return errStopped
+	}
+	return nil
+}
+
+func (l *Loader) isStopped() bool {
+	select {
+	case <-l.stopped:
+		return true
+	default:
+		return false
+	}
+}
+
+// resolve finds the manifest that ref means. What names its bytes exactly is found on this node,
+// without the bucket.
+func (l *Loader) resolve(ctx context.Context, ref manifest.Reference) (*manifest.Manifest, []byte, error) {
+	for _, e := range l.cfg.Cache.Entries() {
+		if e.Manifest().Model.Repo == ref.Repo && (ref.Pin == e.Sum() || ref.Revision == e.Manifest().Model.Commit) {
+			return e.Manifest(), e.Raw(), nil
+		}
+	}
+	return fetch.Resolve(ctx, l.cfg.Source, ref)
+}
+
+// Wait starts or joins the load of a model and returns when this node has all of it. Progress, if
+// not nil, is called a few times a second, from one goroutine, and once at the end.
+func (l *Loader) Wait(ctx context.Context, ref manifest.Reference, progress func(Progress)) error {
+	if err := l.running(ctx); err != nil {
+		return err
+	}
+	mf, raw, err := l.resolve(ctx, ref)
+	if err != nil {
+		return err
+	}
+	m := l.hold(mf, raw)
+	defer l.release(m)
+	if err := m.ready(ctx); err != nil {
+		return err
+	}
+	return l.follow(ctx, m, progress)
+}
+
+// follow waits for m's load.
+func (l *Loader) follow(ctx context.Context, m *model, progress func(Progress)) error {
+	if progress == nil {
+		progress = func(Progress) {}
+	}
+	defer func() { progress(m.progress()) }()
+	load := m.current()
+	if load == nil {
+		return nil
+	}
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-load.Done():
+			return load.Err()
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			progress(m.progress())
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package loader
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/headstart-serving/headstart/loader/modelfs"
+)
+
+type metrics struct {
+	publish   *prometheus.HistogramVec
+	evictions prometheus.Counter
+	computed  []prometheus.Collector
+}
+
+func newMetrics(l *Loader) *metrics {
+	m := &metrics{
+		publish: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "headstart_publish_duration_seconds",
+			Help: "Time to make a model visible, by mode and outcome.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}, []string{"mode", "outcome"}),
+		evictions: prometheus.NewCounter(prometheus.CounterOpts{Name: "headstart_evictions_total",
+			Help: "Entries that were removed to make room."}),
+	}
+	gauge := func(name, help string, labels prometheus.Labels, value func() float64) {
+		m.computed = append(m.computed, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value))
+	}
+	counter := func(name, help string, labels prometheus.Labels, value func(modelfs.Stats) float64) {
+		m.computed = append(m.computed, prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels},
+			func() float64 { return value(l.served()) }))
+	}
+	gauge("headstart_leases", "Targets that show a model.", nil, func() float64 { return float64(l.leaseCount()) })
+	for _, complete := range []bool{true, false} {
+		gauge("headstart_cache_bytes", "Size of the models in the cache, by state.", prometheus.Labels{"state": map[bool]string{true: "complete", false: "partial"}[complete]},
+			func() float64 { return float64(l.cached(complete)) })
+	}
+	counter("headstart_opens_total", "Opens of files of models that were loading, by who answers their reads.", prometheus.Labels{"by": "node"},
+		func(s modelfs.Stats) float64 { return float64(s.ServedOpens) })
+	counter("headstart_opens_total", "Opens of files of models that were loading, by who answers their reads.", prometheus.Labels{"by": "kernel"},
+		func(s modelfs.Stats) float64 { return float64(s.PassthroughOpens) })
+	counter("headstart_served_bytes_total", "Bytes that readers got by way of the node.", nil, func(s modelfs.Stats) float64 { return float64(s.Bytes) })
+	counter("headstart_served_reads_total", "Reads that the node answered.", nil, func(s modelfs.Stats) float64 { return float64(s.Reads) })
+	counter("headstart_failed_reads_total", "Reads that ended with an error.", nil, func(s modelfs.Stats) float64 { return float64(s.Failed) })
+	return m
+}
+
+// Collectors returns the loader's metrics.
+func (l *Loader) Collectors() []prometheus.Collector {
+	return append([]prometheus.Collector{l.metrics.publish, l.metrics.evictions}, l.metrics.computed...)
+}
+
+func (m *metrics) published(mode Mode, err error, d time.Duration) {
+	outcome := "ok"
+	if err != nil {
+		outcome, mode = "failed", ""
+	}
+	m.publish.WithLabelValues(string(mode), outcome).Observe(d.Seconds())
+}
+
+func (l *Loader) leaseCount() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.byPath)
+}
+
+// cached returns the size of the models whose entries are complete, or are not.
+func (l *Loader) cached(complete bool) int64 {
+	var n int64
+	for _, e := range l.cfg.Cache.Entries() {
+		if e.Complete() == complete {
+			n += e.Manifest().Size()
+		}
+	}
+	return n
+}

@@ -1,0 +1,266 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/headstart-serving/headstart/loader/cache"
+	"github.com/headstart-serving/headstart/loader/fetch"
+	"github.com/headstart-serving/headstart/loader/modelfs"
+	"github.com/headstart-serving/headstart/loader/mount"
+	"github.com/headstart-serving/headstart/manifest"
+)
+
+// model is one model on this node: its entry, its load and who wants it.
+type model struct {
+	loader *Loader
+	id     string // of the entry
+	m      *manifest.Manifest
+	raw    []byte
+	making chan struct{} // holds one token while the entry or the mount is made or removed
+
+	// The loader's mutex guards what follows.
+	users   int // leases, and calls that want it to stay
+	streams int // leases that show the modelfs
+	entry   *cache.Entry
+	load    *fetch.Load // the latest, also when it has ended; nil if the entry was complete
+	fs      *modelfs.FS
+	grace   *grace // set while nobody wants a load that is running
+}
+
+// grace is the time that a load has left when nobody wants it.
+type grace struct{ timer *time.Timer }
+
+// hold returns the model of a manifest, which stays, with its load, until release.
+func (l *Loader) hold(mf *manifest.Manifest, raw []byte) *model {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := l.model(mf, raw)
+	l.keep(m)
+	m.users++
+	return m
+}
+
+// model finds or makes a model. The caller holds l.mu.
+func (l *Loader) model(mf *manifest.Manifest, raw []byte) *model {
+	id := cache.ID(mf.Model, manifest.Sum(raw))
+	m := l.models[id]
+	if m == nil {
+		m = &model{loader: l, id: id, m: mf, raw: raw, making: make(chan struct{}, 1)}
+		l.models[id] = m
+	}
+	return m
+}
+
+// keep stops the clock that would end m's load. The caller holds l.mu.
+func (l *Loader) keep(m *model) {
+	if m.grace != nil && m.grace.timer.Stop() {
+		l.work.Done()
+	}
+	m.grace = nil
+}
+
+// release gives back what hold took. The load that nobody wants any more goes on for a while.
+func (l *Loader) release(m *model) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m.users--
+	if m.users > 0 {
+		return
+	}
+	if m.entry != nil {
+		touch(m.entry)
+	}
+	l.forget(m)
+	if !l.isStopped() && m.load != nil && m.load.Progress().Ended.IsZero() {
+		g := &grace{}
+		l.work.Add(1)
+		g.timer = time.AfterFunc(l.cfg.Grace, func() {
+			defer l.work.Done()
+			l.expire(m, g)
+		})
+		m.grace = g
+	}
+}
+
+// forget drops a model that has no entry and that nobody wants. The caller holds l.mu.
+func (l *Loader) forget(m *model) {
+	if m.users == 0 && m.entry == nil && l.models[m.id] == m {
+		delete(l.models, m.id)
+	}
+}
+
+// expire cancels the load that nobody wanted for long enough.
+func (l *Loader) expire(m *model, g *grace) {
+	l.mu.Lock()
+	unwanted, load := m.grace == g && m.users == 0, m.load
+	l.mu.Unlock()
+	if unwanted {
+		l.cfg.Log.Info("a load is cancelled: nobody wants it any more", "model", m.m.Model.String())
+		load.Cancel()
+	}
+}
+
+// lock takes the model's token.
+func (m *model) lock(ctx context.Context) error {
+	select {
+	case m.making <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (m *model) unlock() { <-m.making }
+
+// ready makes sure that there is an entry and that what it lacks is being fetched. The caller holds
+// the model. A load that has failed begins anew: who asks again may have mended the cause.
+func (m *model) ready(ctx context.Context) error {
+	if err := m.lock(ctx); err != nil {
+		return err
+	}
+	defer m.unlock()
+	return m.readyLocked()
+}
+
+func (m *model) readyLocked() error {
+	l := m.loader
+	l.mu.Lock()
+	entry, load := m.entry, m.load
+	l.mu.Unlock()
+	if entry == nil {
+		var err error
+		if entry, err = l.makeEntry(m); err != nil {
+			return err
+		}
+	}
+	if !entry.Complete() && (load == nil || load.Entry() != entry || !load.Progress().Ended.IsZero()) {
+		if load != nil {
+			<-load.Done() // its last writer: the engine has ended it already
+		}
+		load = l.cfg.Engine.Start(entry)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m.entry, m.load = entry, load
+	return nil
+}
+
+// current returns the load that runs, or nil where the entry is complete.
+func (m *model) current() *fetch.Load {
+	m.loader.mu.Lock()
+	defer m.loader.mu.Unlock()
+	if m.entry != nil && m.entry.Complete() {
+		return nil
+	}
+	return m.load
+}
+
+// serving returns the folder in which the model is shown while it loads. The caller has the token.
+func (m *model) serving() (string, error) {
+	l := m.loader
+	dir := filepath.Join(l.cfg.Cache.Dir(), "mnt", m.id)
+	if m.fs != nil {
+		return dir, nil
+	}
+	if err := errors.Join(mount.Unmount(dir), os.MkdirAll(dir, 0o700)); err != nil {
+		return "", fmt.Errorf("a folder to mount %s at: %w", m.m.Model, err)
+	}
+	f, err := modelfs.Mount(dir, &view{m, m.entry}, l.cfg.Log)
+	if err != nil {
+		return "", errors.Join(err, os.Remove(dir))
+	}
+	if !l.show(m, f) {
+		return "", errors.Join(errStopped, f.Close())
+	}
+	return dir, nil
+}
+
+// show notes that m is shown by f, unless the loader has stopped.
+func (l *Loader) show(m *model, f *modelfs.FS) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.isStopped() {
+		return false
+	}
+	m.fs = f
+	l.shown[f] = true
+	l.work.Go(func() { l.retire(f) })
+	return true
+}
+
+// retire waits for the last user of a mount and adds up what it did.
+func (l *Loader) retire(f *modelfs.FS) {
+	<-f.Done()
+	s := f.Stats()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.shown, f)
+	l.past = add(l.past, s)
+}
+
+// hide takes the modelfs away if no lease shows it. Whoever still has it open goes on. The caller
+// has the token.
+func (m *model) hide() error {
+	m.loader.mu.Lock()
+	f := m.fs
+	if m.streams > 0 || f == nil {
+		m.loader.mu.Unlock()
+		return nil
+	}
+	m.fs = nil
+	m.loader.mu.Unlock()
+	if err := f.Unmount(); err != nil {
+		return err
+	}
+	return os.Remove(f.Dir())
+}
+
+// view is what a modelfs sees of a model: one entry and whichever load fills it.
+type view struct {
+	model *model
+	entry *cache.Entry
+}
+
+func (v *view) Manifest() *manifest.Manifest    { return v.entry.Manifest() }
+func (v *view) Complete(file int) bool          { return v.entry.FileComplete(file) }
+func (v *view) Open(file int) (*os.File, error) { return v.entry.Open(file) }
+func (v *view) load() *fetch.Load {
+	load := v.model.current()
+	if load != nil && load.Entry() != v.entry {
+		return nil
+	}
+	return load
+}
+
+// Wait waits on one load after the other: one that failed may have been started again.
+func (v *view) Wait(ctx context.Context, file int, off, n int64) error {
+	for load := v.load(); ; {
+		if v.have(file, off, n) {
+			return nil
+		}
+		if load == nil {
+			return errors.New("nobody has a lease on the model any more")
+		}
+		err := load.Wait(ctx, file, off, n)
+		next := v.load()
+		if err == nil || ctx.Err() != nil || next == load {
+			return err
+		}
+		load = next
+	}
+}
+
+func (v *view) have(file int, off, n int64) bool {
+	size := v.Manifest().ChunkSize
+	for c := off / size; c <= (off+n-1)/size; c++ {
+		if !v.entry.Have(file, int(c)) {
+			return false
+		}
+	}
+	return true
+}

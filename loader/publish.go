@@ -1,0 +1,331 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/headstart-serving/headstart/loader/fetch"
+	"github.com/headstart-serving/headstart/loader/modelfs"
+	"github.com/headstart-serving/headstart/loader/mount"
+	"github.com/headstart-serving/headstart/manifest"
+)
+
+// Published says what is shown at a target.
+type Published struct {
+	Target   string `json:"target"`
+	Model    string `json:"model"` // repo@commit
+	Sum      string `json:"sum"`   // of the manifest, for a pin
+	Mode     Mode   `json:"mode"`
+	Size     int64  `json:"bytes"`
+	Verified int64  `json:"verified_bytes"` // how much of it this node has
+}
+
+// Publish shows a model at target and leases it. It returns when the files are visible, not when
+// they are there: reads wait for their bytes. Publishing the same model there again is no change,
+// but replaces a mount whose process has died.
+//
+// Target is absolute, and missing or an empty folder. The error wraps fs.ErrExist where target is
+// in use, fs.ErrNotExist where the model is not staged, ENOSPC where the cache has no room.
+func (l *Loader) Publish(ctx context.Context, ref manifest.Reference, target string) (Published, error) {
+	begin := time.Now()
+	p, err := l.publish(ctx, ref, target)
+	l.metrics.published(p.Mode, err, time.Since(begin))
+	if err != nil {
+		return Published{}, fmt.Errorf("publishing %s: %w", ref, remedy(err))
+	}
+	l.cfg.Log.Info("published", "model", p.Model, "target", target, "mode", p.Mode, "bytes", p.Size, "verified_bytes", p.Verified, "elapsed", time.Since(begin))
+	return p, nil
+}
+
+// remedy says what to do where nothing can be mounted.
+func remedy(err error) error {
+	if errors.Is(err, mount.ErrUnsupported) {
+		return fetch.Fail(mount.ErrUnsupported, "%v: run the node as root with /dev/fuse, or use: headstart fetch MODEL DIR", err)
+	}
+	return err
+}
+
+func (l *Loader) publish(ctx context.Context, ref manifest.Reference, target string) (Published, error) {
+	if err := errors.Join(mount.CheckTarget(target), l.running(ctx)); err != nil {
+		return Published{}, err
+	}
+	unlock, err := l.targets.lock(ctx, target)
+	if err != nil {
+		return Published{}, err
+	}
+	defer unlock()
+	le := l.lease(target)
+	if le != nil && le.Ref == ref.String() {
+		return l.again(ctx, le)
+	}
+	mf, raw, err := l.resolve(ctx, ref)
+	if err != nil {
+		return Published{}, err
+	}
+	m := l.hold(mf, raw)
+	defer l.release(m)
+	if le != nil && le.model == m {
+		return l.again(ctx, le)
+	}
+	if le != nil {
+		return Published{}, fetch.Fail(fs.ErrExist, "target %s shows %s: unpublish it first", target, le.Model)
+	}
+	return l.first(ctx, m, ref, target)
+}
+
+// lease returns the lease of a target, or nil.
+func (l *Loader) lease(target string) *lease {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.byPath[target]
+}
+
+// first publishes at a target that has no lease. What it has made when it fails is taken back.
+func (l *Loader) first(ctx context.Context, m *model, ref manifest.Reference, target string) (_ Published, err error) {
+	le := &lease{Target: target, Ref: ref.String(), Model: m.m.Model.String(), Entry: m.id, Since: time.Now().UTC().Truncate(time.Second), model: m}
+	if err := l.clear(target); err != nil {
+		return Published{}, err
+	}
+	if le.Created, err = mount.Prepare(target); err != nil {
+		return Published{}, err
+	}
+	defer func() {
+		if err != nil && le.Created {
+			unix.Rmdir(target)
+		}
+	}()
+	if err := m.lock(ctx); err != nil {
+		return Published{}, err
+	}
+	defer m.unlock()
+	if err := m.readyLocked(); err != nil {
+		return Published{}, err
+	}
+	if err := l.attach(le); err != nil {
+		return Published{}, err
+	}
+	return m.published(le), nil
+}
+
+// published describes what a lease shows.
+func (m *model) published(le *lease) Published {
+	return Published{Target: le.Target, Model: le.Model, Sum: m.entry.Sum().String(), Mode: le.Mode, Size: m.m.Size(), Verified: m.entry.Bytes()}
+}
+
+// clear takes away a mount of ours that lost its lease and its process.
+func (l *Loader) clear(target string) error {
+	p, err := mount.At(target)
+	if err != nil || p == nil || !modelfs.Ours(p) || !p.Dead() {
+		return err
+	}
+	l.cfg.Log.Warn("a mount without a lease, whose process has died, is replaced", "target", target)
+	return mount.Unmount(target)
+}
+
+// again makes sure that a target shows what its lease says.
+func (l *Loader) again(ctx context.Context, le *lease) (Published, error) {
+	m := le.model
+	if err := m.lock(ctx); err != nil {
+		return Published{}, err
+	}
+	defer m.unlock()
+	if err := m.readyLocked(); err != nil {
+		return Published{}, err
+	}
+	switch state, err := m.look(le.Target); {
+	case err != nil:
+		return Published{}, err
+	case state == intact:
+		return m.published(le), nil
+	case state == foreign:
+		return Published{}, fetch.Fail(fs.ErrExist, "target %s is leased to %s, but something else is mounted over it: unmount that first", le.Target, le.Model)
+	}
+	if err := l.reattach(le); err != nil {
+		return Published{}, err
+	}
+	return m.published(le), nil
+}
+
+// attach writes the lease down and then makes it visible. The caller has the model's token.
+func (l *Loader) attach(le *lease) error {
+	m := le.model
+	source, err := m.source(le)
+	if err == nil {
+		err = l.leases.save(le)
+	}
+	if err == nil {
+		if err = mount.Bind(source, le.Target); err != nil {
+			err = errors.Join(err, l.leases.remove(le.Target))
+		}
+	}
+	if err != nil {
+		return errors.Join(err, m.hide())
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.byPath[le.Target] = le
+	m.users++
+	l.count(le, 1)
+	return nil
+}
+
+// count notes that a lease shows, or no longer shows, the modelfs. The caller holds l.mu.
+func (l *Loader) count(le *lease, n int) {
+	if le.Mode == Stream {
+		le.model.streams += n
+	}
+}
+
+// source returns what a new mount is to show, and notes its mode in the lease.
+func (m *model) source(le *lease) (string, error) {
+	if m.entry.Complete() {
+		le.Mode = Bind
+		return m.entry.Dir(), nil
+	}
+	le.Mode = Stream
+	return m.serving()
+}
+
+// reattach mounts anew at a target whose mount has died or gone. The caller has the model's token.
+func (l *Loader) reattach(le *lease) error {
+	m, old := le.model, *le
+	if err := mount.Unmount(le.Target); err != nil {
+		return err
+	}
+	if _, err := mount.Prepare(le.Target); err != nil {
+		return err
+	}
+	source, err := m.source(le)
+	if err == nil {
+		err = l.leases.save(le)
+	}
+	if err == nil {
+		err = mount.Bind(source, le.Target)
+	}
+	l.mu.Lock()
+	l.count(&old, -1)
+	l.count(le, 1)
+	l.mu.Unlock()
+	return errors.Join(err, m.hide())
+}
+
+// Unpublish takes away what Publish has shown at target, and the folder if Publish made it. Readers
+// that are there go on. A target that shows nothing is no error.
+func (l *Loader) Unpublish(ctx context.Context, target string) error {
+	if err := l.unpublish(ctx, target); err != nil {
+		return fmt.Errorf("unpublishing %s: %w", target, remedy(err))
+	}
+	return nil
+}
+
+func (l *Loader) unpublish(ctx context.Context, target string) error {
+	if err := errors.Join(mount.CheckTarget(target), l.running(ctx)); err != nil {
+		return err
+	}
+	unlock, err := l.targets.lock(ctx, target)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	le := l.lease(target)
+	if le == nil {
+		return l.clear(target)
+	}
+	if err := le.model.lock(ctx); err != nil {
+		return err
+	}
+	defer le.model.unlock()
+	state, err := le.model.look(target)
+	if err != nil {
+		return err
+	}
+	if state == foreign {
+		return fetch.Fail(fs.ErrExist, "something else is mounted over it: unmount that first")
+	}
+	if err := l.detach(le); err != nil {
+		return err
+	}
+	l.cfg.Log.Info("unpublished", "model", le.Model, "target", target)
+	return nil
+}
+
+// detach undoes attach, the visible part first: a process that dies in between leaves a lease
+// without a mount, which the next one drops. The caller has the model's token.
+func (l *Loader) detach(le *lease) error {
+	if err := mount.Unmount(le.Target); err != nil {
+		return err
+	}
+	if le.Created {
+		if err := unix.Rmdir(le.Target); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			l.cfg.Log.Warn("the target's folder stays", "target", le.Target, "err", err)
+		}
+	}
+	if err := l.leases.remove(le.Target); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	delete(l.byPath, le.Target)
+	l.count(le, -1)
+	l.mu.Unlock()
+	err := le.model.hide()
+	l.release(le.model)
+	return err
+}
+
+// What is found at the target of a lease.
+type state int
+
+const (
+	missing state = iota // nothing is mounted there
+	intact               // what the lease says
+	dead                 // a mount of ours whose process has died
+	foreign              // somebody else's mount
+)
+
+// look says what is at a target that is leased to m.
+func (m *model) look(target string) (state, error) {
+	p, err := mount.At(target)
+	switch {
+	case err != nil:
+		return missing, err
+	case p == nil:
+		return missing, nil
+	case modelfs.Ours(p) && p.Dead():
+		return dead, nil
+	}
+	for _, dir := range m.dirs() {
+		if same(dir, target) {
+			return intact, nil
+		}
+	}
+	return foreign, nil
+}
+
+// dirs returns the folders that a mount of m's may show.
+func (m *model) dirs() []string {
+	m.loader.mu.Lock()
+	defer m.loader.mu.Unlock()
+	var dirs []string
+	if m.entry != nil {
+		dirs = append(dirs, m.entry.Dir())
+	}
+	if m.fs != nil {
+		dirs = append(dirs, m.fs.Dir())
+	}
+	return dirs
+}
+
+func same(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}
