@@ -42,6 +42,9 @@ type Source interface {
 	List(ctx context.Context, prefix string) iter.Seq2[Object, error]
 }
 
+// ErrNoBucket is wrapped, beside fs.ErrNotExist, where the whole bucket is missing.
+var ErrNoBucket = errors.New("no such bucket")
+
 // Refresher is implemented by sources that keep connections. The engine calls Refresh after wrong
 // bytes came through one of them: what follows should use new ones.
 type Refresher interface{ Refresh() }

@@ -62,6 +62,9 @@ func resolveRevision(ctx context.Context, src Source, ref manifest.Reference) (*
 }
 
 func notStaged(ref manifest.Reference, err error) error {
+	if errors.Is(err, ErrNoBucket) {
+		return err
+	}
 	remedy := fmt.Sprintf("run: headstart stage %s", ref)
 	if ref.Pin != (manifest.Digest{}) {
 		remedy = fmt.Sprintf("run headstart stage for the commit of %s with that pin", ref.Repo)

@@ -30,12 +30,13 @@ type Source struct {
 
 // New opens a directory. The error wraps fs.ErrNotExist if there is none.
 func New(dir string) (*Source, error) {
+	if st, err := os.Stat(dir); err == nil && !st.IsDir() {
+		return nil, fetch.Fail(fs.ErrNotExist, "bucket file://%s: it is not a directory", dir)
+	}
 	root, err := os.OpenRoot(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fetch.Fail(fs.ErrNotExist, "bucket file://%s: there is no such directory", dir)
-	case errors.Is(err, syscall.ENOTDIR):
-		return nil, fetch.Fail(fs.ErrNotExist, "bucket file://%s: it is not a directory", dir)
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fetch.Fail(fs.ErrPermission, "bucket file://%s: this user may not read the directory", dir)
 	case err != nil:

@@ -22,7 +22,7 @@ type bucketError struct{ name string }
 func (e *bucketError) Error() string {
 	return fmt.Sprintf("there is no bucket gs://%s: create it, or give another one by --bucket or HEADSTART_BUCKET", e.name)
 }
-func (e *bucketError) Unwrap() error { return fs.ErrNotExist }
+func (e *bucketError) Unwrap() []error { return []error{fs.ErrNotExist, fetch.ErrNoBucket} }
 
 // explain turns an error of a read into one of the classes of [fetch.Source].
 func (s *Source) explain(ctx context.Context, key string, err error) error {
