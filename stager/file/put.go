@@ -44,7 +44,11 @@ func (s *Store) Put(ctx context.Context, key string, expected int64, data ...[]b
 		err = s.replace(ctx, temp, key, expected)
 	}
 	if errors.Is(err, fs.ErrExist) {
-		if same, err := s.holds(key, data); err != nil || same {
+		same, err := s.holds(key, data)
+		if errors.Is(err, fs.ErrNotExist) {
+			return stager.Fail(fs.ErrExist, "%s/%s was removed by somebody else", s, key)
+		}
+		if err != nil || same {
 			return s.explain(err)
 		}
 		return stager.Fail(fs.ErrExist, "%s/%s is there with other content and is left untouched: remove it, or use another directory", s, key)
@@ -132,7 +136,7 @@ func (s *Store) replace(ctx context.Context, temp, key string, expected int64) e
 	for {
 		old, err := s.root.OpenFile(key, os.O_RDWR, 0)
 		if errors.Is(err, fs.ErrNotExist) {
-			return stager.Fail(fs.ErrExist, "%s/%s was removed by somebody else", s, key)
+			return fs.ErrExist // it was removed by somebody else
 		}
 		if err != nil {
 			return err

@@ -271,14 +271,8 @@ func (s *Store) explain(key string, err error) error {
 	case api.Code == http.StatusForbidden:
 		return stager.Fail(fs.ErrPermission, "bucket gs://%s: access to %q is denied (%s): grant this account roles/storage.objectUser on the bucket", s.Bucket, key, oneLine(api))
 	}
-	return fmt.Errorf("%s/%s: %s: %w", s, key, oneLine(api), errService{api})
+	return stager.Fail(api, "%s/%s: the service answers with %s", s, key, oneLine(api))
 }
-
-// errService keeps an error of the service without its text, which has many lines.
-type errService struct{ error }
-
-func (e errService) Error() string { return "the service refused" }
-func (e errService) Unwrap() error { return e.error }
 
 // oneLine bounds what a server says.
 func oneLine(err error) string {

@@ -1,0 +1,418 @@
+package stagertest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/headstart-serving/headstart/manifest"
+	"github.com/headstart-serving/headstart/stager"
+)
+
+const (
+	key = "org/name/0123/model.safetensors"
+	dir = manifest.Private + "parts/org/name/0123/cafe/"
+)
+
+// Conform checks that a Store keeps its contract. bucket makes an empty bucket and returns what opens it:
+// each call is another process's view.
+func Conform(t *testing.T, bucket func(t *testing.T) func() stager.Store) {
+	for _, test := range []struct {
+		name string
+		run  func(t *testing.T, open func() stager.Store)
+	}{
+		{"objects", objects}, {"replacing", replacing}, {"one of many writers wins", oneWins}, {"listing", listing},
+		{"deleting", deleting}, {"upload", uploads}, {"upload in another process", uploadLater},
+		{"upload of many parts", manyParts}, {"upload onto other content", uploadOccupied},
+		{"upload of what is there", uploadPresent}, {"upload with a gap", uploadGap}, {"discard", discard},
+		{"two processes", twoUploads}, {"parts removed by another", partsRemoved}, {"cancelled", cancelled},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, bucket(t)) })
+	}
+}
+
+// Bytes returns n bytes that look random and are the same in each run.
+func Bytes(n int) []byte {
+	data := make([]byte, n)
+	rand.NewChaCha8([32]byte{byte(n), byte(n >> 8)}).Read(data)
+	return data
+}
+
+func objects(t *testing.T, open func() stager.Store) {
+	s, ctx := open(), t.Context()
+	if _, _, err := s.Get(ctx, key, 10); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Get of nothing: %v", err)
+	}
+	if r, err := s.Open(ctx, key); err == nil {
+		r.Close()
+		t.Error("Open of nothing succeeds")
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Open of nothing: %v", err)
+	}
+	for _, n := range []int{0, 1, 100_000} {
+		key, data := fmt.Sprintf("a/b c/%d ü#?%%", n), Bytes(n)
+		must(t, s.Put(ctx, key, 0, data[:n/2], data[n/2:]))
+		must(t, s.Put(ctx, key, 0, data)) // the same again
+		if err := s.Put(ctx, key, 0, data, []byte("x")); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("%s: other content: %v", key, err)
+		}
+		if got, version, err := s.Get(ctx, key, int64(n)); err != nil || !bytes.Equal(got, data) || version == 0 {
+			t.Errorf("%s: %d bytes, version %d, %v", key, len(got), version, err)
+		}
+		if n > 0 {
+			if _, _, err := s.Get(ctx, key, int64(n)-1); err == nil {
+				t.Errorf("%s: Get beyond its limit", key)
+			}
+		}
+		if got := read(t, s, key); !bytes.Equal(got, data) {
+			t.Errorf("%s: Open reads %d bytes", key, len(got))
+		}
+	}
+}
+
+func replacing(t *testing.T, open func() stager.Store) {
+	s, ctx, key := open(), t.Context(), manifest.Private+"org/name/refs/main"
+	must(t, s.Put(ctx, key, 0, []byte("one")))
+	_, first, err := s.Get(ctx, key, 10)
+	must(t, err)
+	must(t, s.Put(ctx, key, first, []byte("two")))
+	if err := s.Put(ctx, key, first, []byte("three")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("replacing an old version: %v", err)
+	}
+	must(t, s.Put(ctx, key, first, []byte("two"))) // as after a lost answer
+	if got := read(t, s, key); string(got) != "two" {
+		t.Errorf("now it is %q", got)
+	}
+	if err := s.Put(ctx, key+"x", 77, []byte("three")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("replacing nothing: %v", err)
+	}
+}
+
+func oneWins(t *testing.T, open func() stager.Store) {
+	const n = 8
+	for round, expect := range []bool{false, true} { // where nothing is, then where something is
+		key := fmt.Sprintf("%sorg/name/refs/%d", manifest.Private, round)
+		var version int64
+		if expect {
+			s := open()
+			must(t, s.Put(t.Context(), key, 0, []byte("first")))
+			_, v, err := s.Get(t.Context(), key, 10)
+			must(t, err)
+			version = v
+		}
+		errs := make([]error, n)
+		var wg sync.WaitGroup
+		for i := range n {
+			s := open()
+			wg.Go(func() { errs[i] = s.Put(t.Context(), key, version, []byte{byte(i)}) })
+		}
+		wg.Wait()
+		winner := -1
+		for i, err := range errs {
+			if err == nil && winner >= 0 {
+				t.Errorf("%d and %d both win", winner, i)
+			} else if err == nil {
+				winner = i
+			} else if !errors.Is(err, fs.ErrExist) {
+				t.Error(err)
+			}
+		}
+		if winner < 0 || !bytes.Equal(read(t, open(), key), []byte{byte(winner)}) {
+			t.Errorf("%d wins, and there is %v", winner, read(t, open(), key))
+		}
+	}
+}
+
+func listing(t *testing.T, open func() stager.Store) {
+	s, ctx := open(), t.Context()
+	want := []string{"a/b/1", "a/b/2/3", "a/b/z"}
+	for _, key := range append([]string{"a/bc", "a/c/1", "b/1"}, want...) {
+		must(t, s.Put(ctx, key, 0, []byte(key)))
+	}
+	var got []string
+	for o, err := range s.List(ctx, "a/b/") {
+		must(t, err)
+		got = append(got, o.Key)
+		if o.Size != int64(len(o.Key)) || o.Summed && o.CRC32C != crc32.Checksum([]byte(o.Key), manifest.Castagnoli) {
+			t.Errorf("%+v", o)
+		}
+	}
+	if slices.Sort(got); !slices.Equal(got, want) {
+		t.Errorf("listed %q", got)
+	}
+	for o, err := range s.List(ctx, "nothing/") {
+		t.Errorf("nothing has %+v, %v", o, err)
+	}
+	for range s.List(ctx, "a/b/") {
+		break
+	}
+}
+
+func deleting(t *testing.T, open func() stager.Store) {
+	s, ctx := open(), t.Context()
+	must(t, s.Put(ctx, dir+"record", 0, []byte("x")))
+	must(t, s.Delete(ctx, dir+"record"))
+	must(t, s.Delete(ctx, dir+"record"))
+	nothing(t, s, manifest.Private)
+}
+
+// parts divides data into parts of at most size bytes.
+func parts(data []byte, size int) []stager.Part {
+	var ps []stager.Part
+	for off := 0; off < len(data); off += size {
+		d := data[off:min(off+size, len(data))]
+		ps = append(ps, stager.Part{Offset: int64(off), Size: int64(len(d)), CRC32C: crc32.Checksum(d, manifest.Castagnoli), Note: fmt.Appendf(nil, "note %d", off)})
+	}
+	return ps
+}
+
+func write(t testing.TB, u stager.Upload, data []byte, p stager.Part) {
+	t.Helper()
+	d := data[p.Offset : p.Offset+p.Size]
+	// Called from goroutines too, where Fatal would not do.
+	if err := u.Write(context.Background(), p, [][]byte{d[:len(d)/3], d[len(d)/3:]}); err != nil {
+		t.Error(err)
+	}
+}
+
+func uploads(t *testing.T, open func() stager.Store) {
+	s, data := open(), Bytes(50_001)
+	u, err := s.Upload(t.Context(), key, dir, int64(len(data)))
+	must(t, err)
+	defer u.Close()
+	if len(u.Parts()) != 0 {
+		t.Errorf("it begins with %v", u.Parts())
+	}
+	ps := parts(data, 10_000)
+	var wg sync.WaitGroup
+	for _, p := range slices.Backward(ps) {
+		wg.Go(func() { write(t, u, data, p) })
+	}
+	wg.Wait()
+	nothing(t, s, "org/")
+	must(t, u.Commit(t.Context(), ps))
+	if !bytes.Equal(read(t, s, key), data) {
+		t.Error("the object has other bytes")
+	}
+	nothing(t, s, dir)
+}
+
+func uploadLater(t *testing.T, open func() stager.Store) {
+	data := Bytes(50_001)
+	ps := parts(data, 10_000)
+	u, err := open().Upload(t.Context(), key, dir, int64(len(data)))
+	must(t, err)
+	for _, i := range []int{0, 3, 5} {
+		write(t, u, data, ps[i])
+	}
+	must(t, u.Close())
+	s := open()
+	if u, err = s.Upload(t.Context(), key, dir, int64(len(data))); err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	left := u.Parts()
+	if len(left) != 3 {
+		t.Fatalf("%d parts are left", len(left))
+	}
+	for i, p := range []stager.Part{ps[0], ps[3], ps[5]} {
+		if g := left[i]; g.Offset != p.Offset || g.Size != p.Size || g.CRC32C != p.CRC32C || !bytes.Equal(g.Note, p.Note) {
+			t.Errorf("part %d is %+v, want %+v", i, g, p)
+		}
+	}
+	for _, i := range []int{1, 2, 4} {
+		write(t, u, data, ps[i])
+	}
+	must(t, u.Commit(t.Context(), ps))
+	if !bytes.Equal(read(t, s, key), data) {
+		t.Error("the object has other bytes")
+	}
+	nothing(t, s, dir)
+}
+
+func manyParts(t *testing.T, open func() stager.Store) {
+	for _, n := range []int{32, 33, 65} {
+		s, data, key := open(), Bytes(n*10-3), fmt.Sprintf("%s-%d", key, n)
+		u, err := s.Upload(t.Context(), key, dir, int64(len(data)))
+		must(t, err)
+		ps := parts(data, 10)
+		for _, p := range ps {
+			write(t, u, data, p)
+		}
+		must(t, u.Commit(t.Context(), ps))
+		must(t, u.Close())
+		if !bytes.Equal(read(t, s, key), data) {
+			t.Errorf("%d parts: the object has other bytes", n)
+		}
+		nothing(t, s, dir)
+	}
+}
+
+func uploadOccupied(t *testing.T, open func() stager.Store) {
+	s, data, other := open(), Bytes(30_000), Bytes(30_001)[:30_000]
+	u, err := s.Upload(t.Context(), key, dir, int64(len(data)))
+	must(t, err)
+	defer u.Close()
+	ps := parts(data, 10_000)
+	for _, p := range ps {
+		write(t, u, data, p)
+	}
+	must(t, open().Put(t.Context(), key, 0, other))
+	if err := u.Commit(t.Context(), ps); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Commit: %v", err)
+	}
+	if !bytes.Equal(read(t, s, key), other) {
+		t.Error("what was there is gone")
+	}
+}
+
+func uploadPresent(t *testing.T, open func() stager.Store) {
+	s, data := open(), Bytes(30_000)
+	u, err := s.Upload(t.Context(), key, dir, int64(len(data)))
+	must(t, err)
+	defer u.Close()
+	ps := parts(data, 10_000)
+	for _, p := range ps {
+		write(t, u, data, p)
+	}
+	must(t, open().Put(t.Context(), key, 0, data))
+	must(t, u.Commit(t.Context(), ps))
+	nothing(t, s, dir)
+}
+
+func uploadGap(t *testing.T, open func() stager.Store) {
+	s, data := open(), Bytes(30_000)
+	u, err := s.Upload(t.Context(), key, dir, int64(len(data)))
+	must(t, err)
+	defer u.Close()
+	ps := parts(data, 10_000)
+	write(t, u, data, ps[0])
+	write(t, u, data, ps[2])
+	for _, some := range [][]stager.Part{{ps[0], ps[2]}, {ps[0]}, {ps[2]}, nil} {
+		if u.Commit(t.Context(), some) == nil {
+			t.Errorf("committed with %d parts of 3", len(some))
+		}
+	}
+	nothing(t, s, "org/")
+}
+
+func discard(t *testing.T, open func() stager.Store) {
+	data := Bytes(30_000)
+	s := open()
+	u, err := s.Upload(t.Context(), key, dir, int64(len(data)))
+	must(t, err)
+	for _, p := range parts(data, 10_000) {
+		write(t, u, data, p)
+	}
+	must(t, u.Discard(t.Context()))
+	must(t, u.Close())
+	nothing(t, s, manifest.Private)
+	if u, err = open().Upload(t.Context(), key, dir, int64(len(data))); err != nil || len(u.Parts()) != 0 {
+		t.Fatalf("after Discard: %v, %v", u, err)
+	}
+	must(t, u.Close())
+}
+
+// twoUploads lets two processes write one object at once.
+func twoUploads(t *testing.T, open func() stager.Store) {
+	data := Bytes(50_000)
+	ps := parts(data, 10_000)
+	var wg sync.WaitGroup
+	for range 2 {
+		s := open()
+		wg.Go(func() {
+			u, err := s.Upload(t.Context(), key, dir, int64(len(data)))
+			if errors.Is(err, fs.ErrExist) {
+				return // the other one has finished
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer u.Close()
+			for _, p := range ps {
+				write(t, u, data, p)
+			}
+			if err := u.Commit(t.Context(), ps); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if !bytes.Equal(read(t, open(), key), data) {
+		t.Error("the object has other bytes")
+	}
+}
+
+// partsRemoved is what happens to a process when another one has finished the whole model.
+func partsRemoved(t *testing.T, open func() stager.Store) {
+	s, data := open(), Bytes(30_000)
+	u, err := s.Upload(t.Context(), key, dir, int64(len(data)))
+	must(t, err)
+	defer u.Close()
+	ps := parts(data, 10_000)
+	for _, p := range ps {
+		write(t, u, data, p)
+	}
+	other := open()
+	for o, err := range other.List(t.Context(), dir) {
+		must(t, err)
+		must(t, other.Delete(t.Context(), o.Key))
+	}
+	if err := u.Commit(t.Context(), ps); err == nil {
+		t.Error("committed without parts")
+	}
+	must(t, other.Put(t.Context(), key, 0, data))
+	must(t, u.Commit(t.Context(), ps))
+}
+
+func cancelled(t *testing.T, open func() stager.Store) {
+	s, data := open(), Bytes(30_000)
+	u, err := s.Upload(t.Context(), key, dir, int64(len(data)))
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	ps := parts(data, 10_000)
+	if err := u.Write(ctx, ps[0], [][]byte{data[:10_000]}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Write: %v", err)
+	}
+	must(t, u.Close())
+	if u, err := open().Upload(t.Context(), key, dir, int64(len(data))); err != nil {
+		t.Error(err)
+	} else {
+		must(t, u.Close())
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t testing.TB, s stager.Store, key string) []byte {
+	t.Helper()
+	r, err := s.Open(context.Background(), key)
+	must(t, err)
+	defer r.Close()
+	data, err := io.ReadAll(r)
+	must(t, err)
+	return data
+}
+
+// nothing checks that no object has the prefix.
+func nothing(t testing.TB, s stager.Store, prefix string) {
+	t.Helper()
+	for o, err := range s.List(context.Background(), prefix) {
+		t.Errorf("%s is there (%v)", o.Key, err)
+	}
+}
