@@ -1,0 +1,138 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"syscall"
+
+	"github.com/headstart-serving/headstart/loader"
+	"github.com/headstart-serving/headstart/manifest"
+)
+
+// Client asks the node at a socket. It is a [Node] but for Status, which can fail.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// Dial returns a client of the node at path. It connects when it is asked something.
+func Dial(path string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}
+	return &Client{path: path, http: &http.Client{Transport: &http.Transport{DialContext: dial}}}
+}
+
+// Close gives idle connections back.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Publish shows a model at target, see [loader.Loader.Publish].
+func (c *Client) Publish(ctx context.Context, ref manifest.Reference, target string) (loader.Published, error) {
+	var p loader.Published
+	err := c.ask(ctx, http.MethodPost, "/v1/publish", publishRequest{ref.String(), target}, &p)
+	return p, err
+}
+
+// Unpublish takes away what is shown at target, see [loader.Loader.Unpublish].
+func (c *Client) Unpublish(ctx context.Context, target string) error {
+	return c.ask(ctx, http.MethodPost, "/v1/unpublish", unpublishRequest{target}, &struct{}{})
+}
+
+// Status returns what the node has and does.
+func (c *Client) Status(ctx context.Context) (loader.Status, error) {
+	var s loader.Status
+	err := c.ask(ctx, http.MethodGet, "/v1/status", nil, &s)
+	return s, err
+}
+
+// Wait returns when the node has all of a model, see [loader.Loader.Wait].
+func (c *Client) Wait(ctx context.Context, ref manifest.Reference, progress func(loader.Progress)) error {
+	res, err := c.send(ctx, http.MethodPost, "/v1/wait", waitRequest{ref.String()})
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		var line waitLine
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			return c.garbled(err)
+		}
+		switch {
+		case line.Error != nil:
+			return line.Error.decode()
+		case line.Done:
+			return nil
+		case line.Progress != nil && progress != nil:
+			progress(*line.Progress)
+		}
+	}
+	if err := errors.Join(ctx.Err(), lines.Err()); err != nil {
+		return fmt.Errorf("waiting for the node at %s: %w", c.path, err)
+	}
+	return fmt.Errorf("the node at %s has stopped", c.path)
+}
+
+// ask sends in and reads the answer into out.
+func (c *Client) ask(ctx context.Context, method, path string, in, out any) error {
+	res, err := c.send(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(out); err != nil {
+		return c.garbled(err)
+	}
+	return nil
+}
+
+// send returns an answer that is not an error; its body is the caller's to close.
+func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://node"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	if res.StatusCode == http.StatusOK {
+		return res, nil
+	}
+	defer res.Body.Close()
+	var answer errorAnswer
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&answer); err != nil || answer.Error == nil {
+		return nil, c.garbled(fmt.Errorf("HTTP %s", res.Status))
+	}
+	return nil, answer.Error.decode()
+}
+
+// unreachable says what to do where nobody answers.
+func (c *Client) unreachable(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return &nodeError{fmt.Sprintf("no node answers at %s: start one with headstart node --socket %[1]s, or name its socket with --socket", c.path), syscall.ECONNREFUSED}
+	}
+	return fmt.Errorf("asking the node at %s: %w", c.path, err)
+}
+
+func (c *Client) garbled(err error) error {
+	return fmt.Errorf("the answer of the node at %s is not understood: %w", c.path, err)
+}

@@ -1,0 +1,146 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/headstart-serving/headstart/loader"
+	"github.com/headstart-serving/headstart/manifest"
+)
+
+// Server answers for a node.
+type Server struct {
+	node Node
+	log  *slog.Logger
+}
+
+// New returns a server for a node.
+func New(node Node, log *slog.Logger) *Server { return &Server{node: node, log: log} }
+
+// Run answers on l, which it closes, until ctx ends. Requests that are being answered then are
+// ended too.
+func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	server := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return ctx }}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if server.Shutdown(grace) != nil {
+			server.Close()
+		}
+	})
+	err := server.Serve(l)
+	if !stop() {
+		<-stopped
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("the control socket: %w", err)
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/publish", s.publish)
+	mux.HandleFunc("POST /v1/unpublish", s.unpublish)
+	mux.HandleFunc("POST /v1/wait", s.wait)
+	mux.HandleFunc("GET /v1/status", s.status)
+	mux.ServeHTTP(w, r)
+}
+
+func (s *Server) publish(w http.ResponseWriter, r *http.Request) {
+	var in publishRequest
+	ref, err := reference(w, r, &in, &in.Model)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	p, err := s.node.Publish(r.Context(), ref, in.Target)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	s.answer(w, http.StatusOK, p)
+}
+
+func (s *Server) unpublish(w http.ResponseWriter, r *http.Request) {
+	var in unpublishRequest
+	err := read(w, r, &in)
+	if err == nil {
+		err = s.node.Unpublish(r.Context(), in.Target)
+	}
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	s.answer(w, http.StatusOK, struct{}{})
+}
+
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+	s.answer(w, http.StatusOK, s.node.Status())
+}
+
+// wait answers a line for each step. The request's context ends when the client goes away, and with
+// it this wait and no other.
+func (s *Server) wait(w http.ResponseWriter, r *http.Request) {
+	var in waitRequest
+	ref, err := reference(w, r, &in, &in.Model)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	lines, out := json.NewEncoder(w), http.NewResponseController(w)
+	say := func(line waitLine) {
+		if err := errors.Join(lines.Encode(line), out.Flush()); err != nil {
+			s.log.Debug("a client that waits has gone", "err", err)
+		}
+	}
+	if err := s.node.Wait(r.Context(), ref, func(p loader.Progress) { say(waitLine{Progress: &p}) }); err != nil {
+		wire, _ := encode(err)
+		say(waitLine{Error: wire})
+		return
+	}
+	say(waitLine{Done: true})
+}
+
+// reference reads a request and the model that it names.
+func reference(w http.ResponseWriter, r *http.Request, in any, model *string) (manifest.Reference, error) {
+	if err := read(w, r, in); err != nil {
+		return manifest.Reference{}, err
+	}
+	return manifest.ParseReference(*model)
+}
+
+func read(w http.ResponseWriter, r *http.Request, in any) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+	d.DisallowUnknownFields()
+	if err := d.Decode(in); err != nil {
+		return &nodeError{fmt.Sprintf("the request is not understood: %v", err), fs.ErrInvalid}
+	}
+	return nil
+}
+
+func (s *Server) fail(w http.ResponseWriter, err error) {
+	wire, status := encode(err)
+	s.log.Info("a request failed", "kind", wire.Kind, "err", err)
+	s.answer(w, status, errorAnswer{wire})
+}
+
+func (s *Server) answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		s.log.Debug("a client has gone", "err", err)
+	}
+}
