@@ -133,6 +133,11 @@ func (e *Entry) checkPlace(root *os.Root, name string) error {
 	case errors.Is(err, unix.ENOTDIR):
 		return fail(fs.ErrExist, "%s: a file stands where a directory must be: move it away or give another directory", filepath.Join(e.dest, name))
 	}
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		if st, err := os.Lstat(filepath.Join(e.dest, dir)); err == nil && st.Mode().Type() == fs.ModeSymlink {
+			return fail(fs.ErrExist, "%s is a link out of the directory: move it away or give another directory", filepath.Join(e.dest, dir))
+		}
+	}
 	return explain(e.dest, err)
 }
 

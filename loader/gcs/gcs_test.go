@@ -318,7 +318,7 @@ func TestLies(t *testing.T) {
 			fmt.Fprint(w, "0123456789")
 		},
 		"the whole object": func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, strings.Repeat("x", 100)) },
-		"no range": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusPartialContent) },
+		"no range":         func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusPartialContent) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			src := hostile(t, answer)
