@@ -47,7 +47,7 @@ type fault struct {
 	arg    string
 	status int           // return-N
 	after  int64         // bytes of the body; -1: half
-	pause  time.Duration // 0: until the client leaves
+	pause  time.Duration // below 0: until the client leaves
 }
 
 type faults []fault
@@ -88,7 +88,7 @@ func parseFault(s string) (fault, error) {
 	f := fault{name: name, arg: arg}
 	switch name {
 	case "stall-at-256KiB":
-		return fault{name: "stall", after: 256 << 10}, nil
+		return fault{name: "stall", after: 256 << 10, pause: -1}, nil
 	case "return-corrupted-data", "return-reset-connection", "stall-always", "wrong-size-in-tree", "wrong-sha256-in-tree",
 		"wrong-sha1-in-tree", "loop-in-tree", "wrong-commit", "ignore-range", "html-body", "endless-body":
 		if !hasArg {

@@ -149,7 +149,7 @@ func (w *faulty) happen(f fault) {
 		panic(http.ErrAbortHandler)
 	}
 	var woken <-chan time.Time
-	if f.pause > 0 {
+	if f.pause >= 0 {
 		woken = time.After(f.pause)
 	}
 	select {
