@@ -60,6 +60,7 @@ type fault struct {
 	after    int64         // bytes before the fault; -1: at once
 	reset    bool          // the connection
 	corrupt  bool          // the first byte
+	stalls   bool
 	stall    time.Duration // negative: for ever
 	final    bool          // cut the answer to a finished upload
 	ofHeader bool          // came with the request itself
@@ -82,10 +83,10 @@ func parseFault(text string) (fault, error) {
 		f.corrupt = true
 		return f, nil
 	case "stall-always":
-		f.stall, f.after = forever, 0
+		f.stalls, f.stall, f.after = true, forever, 0
 		return f, nil
 	case "stall-at-256KiB":
-		f.stall, f.after = forever, quantum
+		f.stalls, f.stall, f.after = true, forever, quantum
 		return f, nil
 	}
 	var ok bool
@@ -100,7 +101,7 @@ func parseFault(text string) (fault, error) {
 		if seconds, ok = parseAmount(span, "s", 1); ok {
 			f.after, ok = parseAmount(amount, "K", 1<<10)
 		}
-		f.stall = time.Duration(seconds) * time.Second
+		f.stalls, f.stall = true, time.Duration(seconds) * time.Second
 	} else if rest, found := strings.CutPrefix(text, "return-"); found {
 		code, amount, cut := strings.Cut(rest, "-after-")
 		f.status, _ = strconv.Atoi(code)
@@ -161,7 +162,7 @@ func (f *fault) meets(r *http.Request, rt route) bool {
 	switch {
 	case f.final:
 		return uploading && endsUpload(r)
-	case uploading && f.after > 0 && (f.status > 0 || f.stall != 0):
+	case uploading && f.after > 0 && (f.status > 0 || f.stalls):
 		first, last := uploadSpan(r)
 		return first <= f.after && f.after <= last
 	}
@@ -208,7 +209,7 @@ func (p *faultPlan) apply(w http.ResponseWriter, r *http.Request, rt route, next
 		return nil
 	case f.status > 0 && f.after < 0:
 		return f.answer()
-	case uploading && !f.final && f.after >= 0 && (f.status > 0 || f.stall != 0):
+	case uploading && !f.final && f.after >= 0 && (f.status > 0 || f.stalls):
 		first, _ := uploadSpan(r)
 		r.Body = &faultBody{ReadCloser: r.Body, fault: f, left: max(f.after-first, 0), ctx: r.Context()}
 		return next(w, r)
@@ -328,7 +329,7 @@ func (w *faultWriter) Write(p []byte) (int, error) {
 		return n, err
 	}
 	w.left = -1
-	if w.fault.stall == 0 {
+	if !w.fault.stalls {
 		w.broken = true
 		return n, http.ErrAbortHandler
 	}
