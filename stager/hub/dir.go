@@ -212,13 +212,14 @@ func scan(root *os.Root, name string) ([]foundFile, error) {
 
 // read takes the digests that are missing. What is done when ctx ends is kept for the next time.
 func (r *dirRepo) read(ctx context.Context, root *os.Root, name string, found []foundFile) error {
+	missing := slices.DeleteFunc(slices.Clone(found), func(f foundFile) bool {
+		known, ok := r.sums[f.path]
+		return ok && known.stamp == f.stamp
+	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	var mu sync.Mutex
-	for _, f := range found {
-		if known, ok := r.sums[f.path]; ok && known.stamp == f.stamp {
-			continue
-		}
+	var mu sync.Mutex // of sums
+	for _, f := range missing {
 		g.Go(func() error {
 			// A file that is begun is finished, however impatient the client: the next one gains.
 			if ctx.Err() != nil {
