@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -98,6 +99,7 @@ func (l *Loader) stop() error {
 	var errs []error
 	for _, f := range serving {
 		errs = append(errs, f.Close())
+		os.Remove(f.Dir()) // what stays is swept by the next process
 	}
 	l.work.Wait()
 	return errors.Join(errs...)
@@ -176,4 +178,12 @@ func (l *Loader) follow(ctx context.Context, m *model, progress func(Progress)) 
 			progress(m.progress())
 		}
 	}
+}
+
+// Serving returns the number of mounts that this process still serves, those included that are
+// unpublished and that somebody has open.
+func (l *Loader) Serving() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.shown)
 }

@@ -1,0 +1,241 @@
+package loader_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/headstart-serving/headstart/loader"
+	"github.com/headstart-serving/headstart/loader/cache"
+	"github.com/headstart-serving/headstart/loader/fetch"
+	"github.com/headstart-serving/headstart/loader/fetch/fetchtest"
+	"github.com/headstart-serving/headstart/loader/mount"
+	"github.com/headstart-serving/headstart/loader/mount/mounttest"
+	"github.com/headstart-serving/headstart/manifest"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("LOADER_TEST_NODE"); dir != "" {
+		if err := runNode(dir); err != nil {
+			slog.Error(err.Error())
+			os.Exit(1)
+		}
+		return
+	}
+	mounttest.Main(m)
+}
+
+const chunk = fetchtest.ChunkSize
+
+// bucket is a source of several models whose chunks come while its gate is open.
+type bucket struct {
+	fetchtest.Memory
+	mu   sync.Mutex
+	open chan struct{}         // closed: chunks come
+	left chan struct{}         // gets a token for each request that was cancelled at the gate
+	hold func(key string) bool // nil: the gate is for all
+}
+
+func newBucket(models ...*fetchtest.Model) *bucket {
+	b := &bucket{open: make(chan struct{}), left: make(chan struct{}, 1000)}
+	b.Objects = map[string][]byte{}
+	for _, m := range models {
+		maps.Copy(b.Objects, m.Objects)
+	}
+	b.Fault = func(ctx context.Context, r fetchtest.Request) *fetchtest.Fault {
+		b.mu.Lock()
+		open := b.open
+		b.mu.Unlock()
+		if b.hold != nil && !b.hold(r.Key) {
+			return nil
+		}
+		select {
+		case <-open:
+		case <-ctx.Done():
+			b.left <- struct{}{}
+		}
+		return nil
+	}
+	return b
+}
+
+func (b *bucket) release() { close(b.open) }
+
+func (b *bucket) shut() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.open = make(chan struct{})
+}
+
+// node is a loader at work.
+type node struct {
+	*loader.Loader
+	cache *cache.Cache
+	dir   string
+	stop  func()
+}
+
+type option func(*loader.Config)
+
+func startNode(t testing.TB, dir string, src fetch.Source, options ...option) *node {
+	t.Helper()
+	mounttest.Need(t)
+	log := slog.New(slog.NewTextHandler(testLog{t}, nil))
+	c, err := cache.Open(dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine := fetch.New(fetch.Config{Source: src, Log: log})
+	cfg := loader.Config{Cache: c, Engine: engine, Source: src, Log: log}
+	for _, o := range options {
+		o(&cfg)
+	}
+	n := &node{Loader: loader.New(cfg), cache: c, dir: dir}
+	ctx, cancel := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	for _, run := range []func(context.Context) error{engine.Run, n.Run} {
+		group.Go(func() {
+			if err := run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	n.stop = sync.OnceFunc(func() {
+		cancel()
+		group.Wait()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(n.stop)
+	return n
+}
+
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(p []byte) (int, error) {
+	l.t.Logf("%s", bytes.TrimSpace(p))
+	return len(p), nil
+}
+
+// target returns a path below a folder of the test, and unmounts it at the end.
+func target(t testing.TB) string {
+	path := filepath.Join(t.TempDir(), "model")
+	t.Cleanup(func() {
+		for unix.Unmount(path, unix.MNT_DETACH) == nil {
+		}
+	})
+	return path
+}
+
+// model makes a small model.
+func model(t testing.TB, repo string) *fetchtest.Model {
+	return fetchtest.NewModel(t, repo, map[string]int{"config.json": 7, "empty": 0, "model-1.safetensors": 3*chunk + 5, "model-2.safetensors": 2 * chunk, "sub/a": chunk})
+}
+
+// check compares what is at a path with the model.
+func check(t testing.TB, path string, m *fetchtest.Model) {
+	t.Helper()
+	if err := compare(path, m.Manifest, m.Content); err != nil {
+		t.Error(err)
+	}
+}
+
+func compare(path string, m *manifest.Manifest, content func(string) []byte) error {
+	var errs []error
+	for i := range m.Files {
+		name := m.Files[i].Path
+		got, err := os.ReadFile(filepath.Join(path, name))
+		if err != nil {
+			errs = append(errs, err)
+		} else if !bytes.Equal(got, content(name)) {
+			errs = append(errs, errors.New(name+" has other bytes"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func publish(t testing.TB, n *node, m *fetchtest.Model, target string) loader.Published {
+	t.Helper()
+	p, err := n.Publish(t.Context(), m.Ref(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func unpublish(t testing.TB, n *node, target string) {
+	t.Helper()
+	if err := n.Unpublish(t.Context(), target); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(target); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after unpublishing: %v", err)
+	}
+}
+
+func wait(t testing.TB, n *node, m *fetchtest.Model) {
+	t.Helper()
+	if err := n.Wait(t.Context(), m.Ref(), nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mounts returns what is mounted at or below one of the paths.
+func mounts(t testing.TB, below ...string) []mount.Point {
+	t.Helper()
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []mount.Point
+	for _, p := range table {
+		for _, b := range below {
+			if p.Target == b || strings.HasPrefix(p.Target, b+"/") {
+				found = append(found, p)
+			}
+		}
+	}
+	return found
+}
+
+// files returns the names in a folder, none where there is no folder.
+func files(t testing.TB, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// nothingLeft checks that nothing is leased or shown.
+func nothingLeft(t testing.TB, n *node) {
+	t.Helper()
+	if m := mounts(t, filepath.Join(n.dir, "mnt")); len(m) > 0 {
+		t.Errorf("mounted: %+v", m)
+	}
+	if l := append(files(t, filepath.Join(n.dir, "leases")), files(t, filepath.Join(n.dir, "mnt"))...); len(l) > 0 {
+		t.Errorf("left: %q", l)
+	}
+	if l := n.Status().Leases; len(l) > 0 {
+		t.Errorf("leased: %+v", l)
+	}
+}
+
+func grace(d time.Duration) option { return func(c *loader.Config) { c.Grace = d } }
