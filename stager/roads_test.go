@@ -7,9 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +21,7 @@ import (
 	"github.com/headstart-serving/headstart/stager/gcs"
 	"github.com/headstart-serving/headstart/stager/hf"
 	"github.com/headstart-serving/headstart/stager/hub"
+	"github.com/headstart-serving/headstart/stager/stagertest"
 )
 
 const chunkSize = 64 << 10
@@ -95,24 +95,53 @@ func serveHub(t *testing.T, c hub.Config, r ...hub.Repo) (*hub.Server, *hf.Sourc
 	return s, source
 }
 
-func serveBucket(t *testing.T) (*bucket.Server, *gcs.Store) {
+// serveBuckets returns what opens a Cloud Storage bucket, which it makes the first time.
+func serveBuckets(t *testing.T) func(name string, w *wire) *gcs.Store {
 	t.Helper()
 	b, err := bucket.New(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Close() })
-	if err := b.CreateBucket("models"); err != nil {
-		t.Fatal(err)
-	}
 	server := httptest.NewServer(b)
 	t.Cleanup(server.Close)
-	store, err := gcs.New(t.Context(), gcs.Config{Bucket: "models", Prefix: "some/prefix/", Emulator: server.URL, Wait: time.Millisecond})
+	return func(name string, w *wire) *gcs.Store {
+		_ = b.CreateBucket(name) // it may exist
+		c := gcs.Config{Bucket: name, Prefix: "some/prefix/", Emulator: server.URL, Wait: time.Millisecond}
+		if w != nil {
+			c.Wrap = func(r http.RoundTripper) http.RoundTripper {
+				w.RoundTripper = r
+				return w
+			}
+		}
+		store, err := gcs.New(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { store.Close() })
+		return store
+	}
+}
+
+// buckets returns an empty bucket of each kind, to be opened by several processes.
+func buckets(t *testing.T) map[string]func(*testing.T) stager.Store {
+	t.Helper()
+	memory, dir, cloud := stagertest.NewBucket(t), t.TempDir(), serveBuckets(t)
+	return map[string]func(*testing.T) stager.Store{
+		"memory": func(*testing.T) stager.Store { return memory.Store(nil) },
+		"file":   func(t *testing.T) stager.Store { return openDir(t, dir) },
+		"gcs":    func(*testing.T) stager.Store { return cloud("models", nil) },
+	}
+}
+
+func openDir(t *testing.T, dir string) *file.Store {
+	t.Helper()
+	s, err := file.New(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { store.Close() })
-	return b, store
+	t.Cleanup(func() { s.Close() })
+	return s
 }
 
 func newStager(source stager.Source, store stager.Store) *stager.Stager {
@@ -177,42 +206,26 @@ func checkStaged(t *testing.T, s stager.Store, r *repo) {
 	}
 }
 
-func TestHubToDirectory(t *testing.T) {
+// TestRoads stages from the Hub to each kind of bucket, twice.
+func TestRoads(t *testing.T) {
 	r := exampleRepo()
-	_, source := serveHub(t, hub.Config{}, r)
-	dir := t.TempDir()
-	store, err := file.New(dir)
-	if err != nil {
-		t.Fatal(err)
+	for name, open := range buckets(t) {
+		t.Run(name, func(t *testing.T) {
+			_, source := serveHub(t, hub.Config{}, r)
+			ref := manifest.Reference{Repo: r.name}
+			first, err := newStager(source, open(t)).Stage(t.Context(), ref)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkStaged(t, open(t), r)
+			second, err := newStager(source, open(t)).Stage(t.Context(), ref)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !second.Already || second.Fetched != 0 || second.Sum != first.Sum || first.Already || first.Fetched != first.Manifest.Size() || first.Ref != "main" {
+				t.Errorf("first %+v, then %+v", first, second)
+			}
+			checkStaged(t, open(t), r)
+		})
 	}
-	defer store.Close()
-	stageTwice(t, source, store, r)
-	if _, err := os.Stat(filepath.Join(dir, ".headstart", "parts")); !os.IsNotExist(err) {
-		t.Errorf("the directory of parts is left: %v", err)
-	}
-}
-
-func TestHubToCloudStorage(t *testing.T) {
-	r := exampleRepo()
-	_, source := serveHub(t, hub.Config{}, r)
-	_, store := serveBucket(t)
-	stageTwice(t, source, store, r)
-}
-
-func stageTwice(t *testing.T, source stager.Source, store stager.Store, r *repo) {
-	t.Helper()
-	ref := manifest.Reference{Repo: r.name}
-	first, err := newStager(source, store).Stage(t.Context(), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkStaged(t, store, r)
-	second, err := newStager(source, store).Stage(t.Context(), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !second.Already || second.Fetched != 0 || second.Sum != first.Sum || first.Already || first.Fetched != first.Manifest.Size() || first.Ref != "main" {
-		t.Errorf("first %+v, then %+v", first, second)
-	}
-	checkStaged(t, store, r)
 }

@@ -150,18 +150,27 @@ func (s *Store) Put(ctx context.Context, key string, generation int64, data ...[
 		p.CRC32C = crc32.Update(p.CRC32C, manifest.Castagnoli, b)
 		p.Size += int64(len(b))
 	}
-	if _, err := s.write(ctx, s.object(key).If(conditions), p, data); err == nil || !failedPrecondition(err) {
-		return s.explain(key, err)
+	for range races {
+		if _, err := s.write(ctx, s.object(key).If(conditions), p, data); err == nil || !failedPrecondition(err) {
+			return s.explain(key, err)
+		}
+		attrs, err := s.object(key).Attrs(ctx)
+		if errors.Is(err, storage.ErrObjectNotExist) && generation == 0 {
+			continue // somebody has removed it between the two calls
+		}
+		if err != nil && !errors.Is(err, storage.ErrObjectNotExist) {
+			return s.explain(key, err)
+		}
+		if err == nil && attrs.Size == p.Size && attrs.CRC32C == p.CRC32C {
+			return nil
+		}
+		break
 	}
-	attrs, err := s.object(key).Attrs(ctx)
-	if err != nil && !errors.Is(err, storage.ErrObjectNotExist) {
-		return s.explain(key, err)
-	}
-	if err != nil || attrs.Size != p.Size || attrs.CRC32C != p.CRC32C {
-		return s.occupied(key)
-	}
-	return nil
+	return s.occupied(key)
 }
+
+// races is how often a write is tried again after somebody came between it and the look at what is there.
+const races = 10
 
 func (s *Store) occupied(key string) error {
 	return stager.Fail(fs.ErrExist, "%s/%s is there with other content and is left untouched: remove it, or use another prefix", s, key)

@@ -65,34 +65,34 @@ func (u *upload) name(kind string, p stager.Part) string {
 
 func (u *upload) Parts() []stager.Part { return u.parts }
 
+// Write stores the part where there is none. One that is there was written by another process, or by a
+// request whose answer was lost, and is replaced where it is another one.
 func (u *upload) Write(ctx context.Context, p stager.Part, data [][]byte) error {
 	key := u.name("part", p)
-	o := u.store.object(key)
-	attrs, err := u.store.write(ctx, o.If(storage.Conditions{DoesNotExist: true}), p, data)
-	if failedPrecondition(err) {
-		attrs, err = u.overtaken(ctx, o, p, data)
+	o, expected := u.store.object(key), storage.Conditions{DoesNotExist: true}
+	for range races {
+		attrs, err := u.store.write(ctx, o.If(expected), p, data)
+		if failedPrecondition(err) {
+			attrs, err = o.Attrs(ctx)
+			if errors.Is(err, storage.ErrObjectNotExist) {
+				// The other process has finished the file and removed its parts: Commit will see that.
+				expected = storage.Conditions{DoesNotExist: true}
+				continue
+			}
+			if err == nil && (attrs.Size != p.Size || attrs.CRC32C != p.CRC32C || attrs.Metadata[noteKey] != string(p.Note)) {
+				expected = storage.Conditions{GenerationMatch: attrs.Generation}
+				continue
+			}
+		}
+		if err != nil {
+			return u.store.explain(key, err)
+		}
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.generations[key] = attrs.Generation
+		return nil
 	}
-	if err != nil {
-		return u.store.explain(key, err)
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.generations[key] = attrs.Generation
-	return nil
-}
-
-// overtaken takes the part that another process, or a request whose answer was lost, has written, and
-// replaces it where it is another one.
-func (u *upload) overtaken(ctx context.Context, o *storage.ObjectHandle, p stager.Part, data [][]byte) (*storage.ObjectAttrs, error) {
-	attrs, err := o.Attrs(ctx)
-	if errors.Is(err, storage.ErrObjectNotExist) {
-		// Removed again: the other process has finished the file, and Commit will see that.
-		return u.store.write(ctx, o.If(storage.Conditions{DoesNotExist: true}), p, data)
-	}
-	if err != nil || attrs.Size == p.Size && attrs.CRC32C == p.CRC32C && attrs.Metadata[noteKey] == string(p.Note) {
-		return attrs, err
-	}
-	return u.store.write(ctx, o.If(storage.Conditions{GenerationMatch: attrs.Generation}), p, data)
+	return fmt.Errorf("%s/%s: another process writes this part again and again", u.store, key)
 }
 
 // Commit composes the parts as a tree, then removes them.

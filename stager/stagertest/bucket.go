@@ -52,7 +52,10 @@ type Bucket struct {
 type object struct {
 	data    []byte
 	version int64
-	note    []byte // of a part
+	// Of a part:
+	note   []byte
+	of     string // key of the upload
+	offset int64
 }
 
 // NewBucket returns an empty bucket.
@@ -85,7 +88,7 @@ type Store struct {
 	dead   bool
 }
 
-var errDead = errors.New("the process is dead")
+var errDead = fmt.Errorf("the process is dead after %w", ErrFault)
 
 // Writes returns the writes so far, in their order: "put KEY", "part KEY OFFSET", "commit KEY", ….
 func (s *Store) Writes() []string {
@@ -265,7 +268,7 @@ func (u *upload) Write(ctx context.Context, p stager.Part, data [][]byte) error 
 			b.t.Errorf("%s: the part at %d is outside", u.key, p.Offset)
 		}
 		b.version++
-		b.objects[u.name(p)] = object{data: all, version: b.version, note: bytes.Clone(p.Note)}
+		b.objects[u.name(p)] = object{data: all, version: b.version, note: bytes.Clone(p.Note), of: u.key, offset: p.Offset}
 		return nil
 	})
 }
@@ -326,4 +329,17 @@ func (u *upload) Close() error {
 	defer u.store.bucket.mu.Unlock()
 	u.closed = true
 	return nil
+}
+
+// RemovePart removes the part at off of the file whose path ends in path, and returns its size in bytes.
+func (b *Bucket) RemovePart(path string, off int64) int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key, o := range b.objects {
+		if strings.HasSuffix(o.of, "/"+path) && o.offset == off {
+			delete(b.objects, key)
+			return int64(len(o.data))
+		}
+	}
+	return 0
 }
