@@ -28,11 +28,16 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(benchServe); dir != "" {
+		beServer(dir)
+	}
 	// opencensus, which the storage client links, starts this one when it is loaded.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"))
 }
 
 const name = "models"
+
+func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
 // serve starts an embedded bucket with these objects and points the Go client at it.
 func serve(t *testing.T, objects map[string][]byte) *bucket.Server {
@@ -119,8 +124,7 @@ func TestString(t *testing.T) {
 // load fetches a model of n chunks from the embedded bucket and returns the load.
 func load(t *testing.T, src fetch.Source, m *fetchtest.Model) (*fetch.Load, *cache.Entry) {
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	c, err := cache.Open(t.TempDir(), log)
+	c, err := cache.Open(t.TempDir(), quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +133,7 @@ func load(t *testing.T, src fetch.Source, m *fetchtest.Model) (*fetch.Load, *cac
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := fetch.New(fetch.Config{Source: src, Streams: 4, Log: log, Stall: time.Second})
+	e := fetch.New(fetch.Config{Source: src, Streams: 4, Log: quiet(), Stall: time.Second})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- e.Run(ctx) }()
