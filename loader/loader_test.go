@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/loader"
@@ -438,4 +439,41 @@ func TestAtOnce(t *testing.T) {
 		}
 	}
 	nothingLeft(t, n)
+}
+
+func TestMetrics(t *testing.T) {
+	m := model(t, "google/gemma")
+	b := newBucket(m)
+	b.release()
+	n := startNode(t, t.TempDir(), b)
+	at := target(t)
+	publish(t, n, m, at)
+	check(t, at, m)
+	registry := prometheus.NewPedanticRegistry()
+	for _, c := range append(n.Collectors(), n.engine.Collectors()...) {
+		if err := registry.Register(c); err != nil {
+			t.Error(err)
+		}
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, one := range f.GetMetric() {
+			values[f.GetName()] += one.GetCounter().GetValue() + one.GetGauge().GetValue() + float64(one.GetHistogram().GetSampleCount())
+		}
+	}
+	for name, want := range map[string]float64{
+		"headstart_leases":                   1,
+		"headstart_cache_bytes":              float64(m.Manifest.Size()),
+		"headstart_publish_duration_seconds": 1,
+		"headstart_opens_total":              5,
+		"headstart_failed_reads_total":       0,
+	} {
+		if got, ok := values[name]; !ok || got != want {
+			t.Errorf("%s is %v (%v), want %v", name, got, ok, want)
+		}
+	}
 }

@@ -72,18 +72,13 @@ func newBucket(models ...*fetchtest.Model) *bucket {
 
 func (b *bucket) release() { close(b.open) }
 
-func (b *bucket) shut() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.open = make(chan struct{})
-}
-
 // node is a loader at work.
 type node struct {
 	*loader.Loader
-	cache *cache.Cache
-	dir   string
-	stop  func()
+	cache  *cache.Cache
+	engine *fetch.Engine
+	dir    string
+	stop   func()
 }
 
 type option func(*loader.Config)
@@ -101,7 +96,7 @@ func startNode(t testing.TB, dir string, src fetch.Source, options ...option) *n
 	for _, o := range options {
 		o(&cfg)
 	}
-	n := &node{Loader: loader.New(cfg), cache: c, dir: dir}
+	n := &node{Loader: loader.New(cfg), cache: c, engine: engine, dir: dir}
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	for _, run := range []func(context.Context) error{engine.Run, n.Run} {

@@ -52,7 +52,13 @@ func remedy(err error) error {
 }
 
 func (l *Loader) publish(ctx context.Context, ref manifest.Reference, target string) (Published, error) {
-	if err := errors.Join(mount.CheckTarget(target), l.running(ctx)); err != nil {
+	if err := mount.CheckTarget(target); err != nil {
+		return Published{}, err
+	}
+	if err := modelfs.Supported(); err != nil {
+		return Published{}, err
+	}
+	if err := l.running(ctx); err != nil {
 		return Published{}, err
 	}
 	unlock, err := l.targets.lock(ctx, target)
@@ -225,7 +231,10 @@ func (l *Loader) Unpublish(ctx context.Context, target string) error {
 }
 
 func (l *Loader) unpublish(ctx context.Context, target string) error {
-	if err := errors.Join(mount.CheckTarget(target), l.running(ctx)); err != nil {
+	if err := mount.CheckTarget(target); err != nil {
+		return err
+	}
+	if err := l.running(ctx); err != nil {
 		return err
 	}
 	unlock, err := l.targets.lock(ctx, target)

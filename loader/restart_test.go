@@ -81,13 +81,16 @@ type process struct {
 	cmd *exec.Cmd
 }
 
-func startProcess(t *testing.T, dir string) *process {
+func startProcess(t *testing.T, dir string, options ...func(*exec.Cmd)) *process {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), "LOADER_TEST_NODE="+dir)
 	var log bytes.Buffer
 	cmd.Stderr = &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	for _, o := range options {
+		o(cmd)
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -239,6 +242,33 @@ func TestKilled(t *testing.T) {
 	}
 	if m := mounts(t, filepath.Join(dir, "cache"), stream, bind, gone); len(m) > 0 {
 		t.Errorf("left: %+v", m)
+	}
+}
+
+// TestWithoutRoot: a node that may not mount loads models all the same, and says what to do instead
+// of publishing.
+func TestWithoutRoot(t *testing.T) {
+	dir := t.TempDir()
+	m := model(t, "google/gemma")
+	writeBucket(t, dir, m)
+	p := startProcess(t, dir, func(cmd *exec.Cmd) {
+		if os.Geteuid() == 0 {
+			cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER // in which it is nobody
+		}
+	})
+	at := target(t)
+	_, err := p.Publish(t.Context(), m.Ref(), at)
+	if err == nil || !strings.Contains(err.Error(), "needs root") || !strings.Contains(err.Error(), "headstart fetch") {
+		t.Errorf("publishing: %v", err)
+	}
+	if _, err := os.Stat(at); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the target: %v", err)
+	}
+	if err := p.Wait(t.Context(), m.Ref(), nil); err != nil {
+		t.Error(err)
+	}
+	if err := p.Unpublish(t.Context(), at); err != nil {
+		t.Error(err)
 	}
 }
 

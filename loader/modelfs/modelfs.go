@@ -63,6 +63,27 @@ const fstype = "fuse.headstart"
 // Ours reports whether p is a mount that this package made, in this process or an earlier one.
 func Ours(p *mount.Point) bool { return p.Type == fstype }
 
+// Supported returns nil where this process may mount a model, and else an error that wraps
+// [mount.ErrUnsupported].
+func Supported() error {
+	if err := mount.Supported(); err != nil {
+		return err
+	}
+	dev, err := open()
+	if err != nil {
+		return err
+	}
+	return unix.Close(dev)
+}
+
+func open() (int, error) {
+	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("opening /dev/fuse (%v): %w", err, mount.ErrUnsupported)
+	}
+	return dev, nil
+}
+
 // FS is a mounted model.
 type FS struct {
 	model  Model
@@ -99,9 +120,9 @@ func Mount(dir string, m Model, log *slog.Logger) (*FS, error) {
 // attach opens a connection and mounts it. It is done here and not by the library, which would let
 // child processes inherit the descriptor: the mount would then outlive this process and hang.
 func attach(dir string) (int, error) {
-	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	dev, err := open()
 	if err != nil {
-		return -1, fmt.Errorf("opening /dev/fuse (%v): %w", err, mount.ErrUnsupported)
+		return -1, err
 	}
 	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,allow_other,default_permissions,max_read=%d",
 		dev, unix.S_IFDIR, os.Geteuid(), os.Getegid(), maxRequest)
@@ -157,6 +178,8 @@ func (f *FS) tune() error {
 	if fd, err := unix.Open(filepath.Join(f.dir, f.model.Manifest().Files[0].Path), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
 		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		unix.Close(fd)
+		f.counters.servedOpens.Store(0)
+		f.counters.passthroughOpens.Store(0)
 	}
 	knob := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
 	return os.WriteFile(knob, fmt.Appendf(nil, "%d", readAhead>>10), 0)

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headstart-serving/headstart/loader/mount/mounttest"
 )
 
 func TestTree(t *testing.T) {
@@ -279,6 +281,38 @@ func TestPassthrough(t *testing.T) {
 		t.Errorf("O_DIRECT on a complete file: %v", err)
 	} else {
 		unix.Close(fd)
+	}
+}
+
+// TestPassthroughRefused has the backing files on a stacked file system, which the kernel does not
+// accept; kernels before 6.9 accept none. All of it works, by way of this process.
+func TestPassthroughRefused(t *testing.T) {
+	f := newFake(t, map[string]int64{"a": 3 * chunk, "b": 3 * chunk})
+	mounttest.Need(t)
+	upper, work := t.TempDir(), t.TempDir()
+	if err := unix.Mount("overlay", f.dir, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", f.dir, upper, work)); err != nil {
+		t.Skip("no overlay: ", err)
+	}
+	t.Cleanup(func() { unix.Unmount(f.dir, unix.MNT_DETACH) })
+	fsys, dir := mounted(t, f)
+	for i, name := range []string{"a", "b"} {
+		before, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer before.Close()
+		f.finish(t, i)
+		for _, mode := range []string{"read", "map"} {
+			if out, err := startReader(t, mode, filepath.Join(dir, name)).result(); err != nil || out != f.m.Files[i].SHA256.String() {
+				t.Errorf("%s: %s, %v", mode, out, err)
+			}
+		}
+		if got, err := io.ReadAll(before); err != nil || !bytes.Equal(got, f.content[i]) {
+			t.Errorf("what was open before: %v", err)
+		}
+	}
+	if s := fsys.Stats(); fsys.Passthrough() || s.PassthroughOpens != 0 || s.Failed != 0 || s.ServedOpens != 6 {
+		t.Errorf("%v, %+v", fsys.Passthrough(), s)
 	}
 }
 

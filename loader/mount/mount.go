@@ -22,6 +22,15 @@ import (
 // ErrUnsupported says that this process may not mount here.
 var ErrUnsupported = errors.New("mounting needs root (CAP_SYS_ADMIN) and Linux 5.12 or newer")
 
+// Supported returns nil where this process may mount, and else an error that wraps [ErrUnsupported].
+func Supported() error {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return unsupported(err)
+	}
+	return unix.Close(tree)
+}
+
 // CheckTarget reports what is wrong with the spelling of target.
 func CheckTarget(target string) error {
 	switch {
