@@ -331,7 +331,7 @@ func TestWrongBytes(t *testing.T) {
 // While the network is down, the load says so and goes on; it ends when patience does.
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := fetchtest.NewModel(t, "org/outage", map[string]int{"w": 600 * chunk})
+		m := fetchtest.NewModel(t, "org/outage", map[string]int{"w": 60 * chunk})
 		src := &fetchtest.Memory{Objects: m.Objects}
 		begin := time.Now()
 		down := time.Hour
@@ -468,15 +468,20 @@ func TestCancel(t *testing.T) {
 	if err := <-reader; !errors.Is(err, context.Canceled) {
 		t.Errorf("the reader got %v", err)
 	}
+	started := make(chan *fetch.Load)
+	go func() { started <- e.Start(entry) }()
 	select {
 	case <-cancelled:
 		t.Error("Cancel did not wait for the writer")
 	case <-l.Done():
 		t.Error("Done while a stream writes")
+	case <-started:
+		t.Error("a second load while a stream of the first one writes")
 	default:
 	}
 	close(release)
 	<-cancelled
+	wait(t, <-started)
 	if err := l.Err(); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
@@ -484,7 +489,6 @@ func TestCancel(t *testing.T) {
 		t.Errorf("a chunk that is there: %v", err)
 	}
 	l.Cancel() // again is nothing
-	wait(t, e.Start(entry))
 	checkFiles(t, entry, m)
 	if n := len(src.Requests()); n != 2+4+6 {
 		t.Errorf("%d requests", n)

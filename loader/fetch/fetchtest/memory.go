@@ -26,6 +26,7 @@ type Memory struct {
 
 	mu        sync.Mutex
 	requests  []Request
+	attempts  map[Request]int // by request with no Attempt
 	refreshes int
 }
 
@@ -71,12 +72,12 @@ func (s *Memory) Refresh() {
 // Open implements [fetch.Source].
 func (s *Memory) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
 	s.mu.Lock()
-	r := Request{Key: key, Off: off, N: n, Attempt: 1}
-	for _, old := range s.requests {
-		if old.Key == key && old.Off == off {
-			r.Attempt++
-		}
+	if s.attempts == nil {
+		s.attempts = make(map[Request]int)
 	}
+	r := Request{Key: key, Off: off, N: n}
+	s.attempts[r]++
+	r.Attempt = s.attempts[r]
 	s.requests = append(s.requests, r)
 	object, ok := s.Objects[key]
 	s.mu.Unlock()

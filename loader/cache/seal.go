@@ -1,0 +1,149 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Seal makes a filled entry complete: its files are read-only and carry one time of change, by which
+// a later change is noticed. It does not wait for the disk (see [Entry.Sync]), but for an entry of
+// [OpenDir]: that is synced first, and its files take their places last.
+func (e *Entry) Seal() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.sealed.Load() {
+		return nil
+	}
+	if !e.Filled() {
+		panic("cache: Seal of an entry that is not filled")
+	}
+	if err := e.begin(); err != nil {
+		return err
+	}
+	e.head.stamp = time.Unix(time.Now().Unix(), 0)
+	if err := e.finish(); err != nil {
+		return fmt.Errorf("sealing entry %s: %w", e.id, err)
+	}
+	e.sealed.Store(true)
+	return e.release()
+}
+
+func (e *Entry) finish() error {
+	for i := range e.files {
+		if err := os.Chmod(e.path(i), 0o444); err != nil {
+			return err
+		}
+		if err := os.Chtimes(e.path(i), e.head.stamp, e.head.stamp); err != nil {
+			return err
+		}
+	}
+	if e.dest == "" {
+		if err := e.chmodDirs(0o555); err != nil {
+			return err
+		}
+		return e.writeHeader()
+	}
+	if err := e.syncPaths(context.Background(), e.paths()); err != nil {
+		return err
+	}
+	if err := e.place(); err != nil {
+		return err
+	}
+	if err := e.syncPaths(context.Background(), e.paths()[len(e.files):]); err != nil {
+		return err
+	}
+	e.head.durable = true
+	if err := e.writeHeader(); err != nil {
+		return err
+	}
+	return os.RemoveAll(filepath.Join(e.dir, "data"))
+}
+
+func (e *Entry) writeHeader() error {
+	if _, err := e.state.WriteAt(e.head.marshal(), 0); err != nil {
+		return err
+	}
+	if e.head.durable && !e.medium.memory {
+		return e.state.Sync()
+	}
+	return nil
+}
+
+func (e *Entry) chmodDirs(mode os.FileMode) error {
+	return filepath.WalkDir(filepath.Join(e.dir, "data"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return os.Chmod(path, mode)
+	})
+}
+
+// Sync waits until a sealed entry is on its disk, so that it holds across a crash of the machine
+// without being read again. It stops between two files when ctx ends.
+func (e *Entry) Sync(ctx context.Context) error {
+	e.mu.Lock()
+	if !e.sealed.Load() || e.head.durable {
+		e.mu.Unlock()
+		return nil
+	}
+	paths := e.paths()
+	e.mu.Unlock()
+	if err := e.syncPaths(ctx, paths); err != nil {
+		return fmt.Errorf("syncing entry %s: %w", e.id, err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.begin(); err != nil {
+		return err
+	}
+	e.head.durable = true
+	if err := e.writeHeader(); err != nil {
+		return fmt.Errorf("syncing entry %s: %w", e.id, err)
+	}
+	return e.release()
+}
+
+// paths returns the files and the directories that their names stand in, each before its parent.
+func (e *Entry) paths() []string {
+	var files, dirs []string
+	done := make(map[string]bool)
+	for i := range e.files {
+		files = append(files, e.path(i))
+		for dir := filepath.Dir(e.path(i)); !done[dir]; dir = filepath.Dir(dir) {
+			done[dir] = true
+			dirs = append(dirs, dir)
+			if dir == e.dest || dir == e.dir {
+				break
+			}
+		}
+	}
+	return append(files, dirs...)
+}
+
+func (e *Entry) syncPaths(ctx context.Context, paths []string) error {
+	if e.medium.memory {
+		return nil
+	}
+	for _, path := range paths {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := syncPath(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

@@ -1,0 +1,181 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/headstart-serving/headstart/manifest"
+)
+
+// arrived tells the readers of a chunk that it is verified, and seals the entry after the last one.
+func (e *Engine) arrived(l *Load, i int, fetched int64) {
+	e.mu.Lock()
+	l.status[i] = finished
+	l.missing--
+	l.progress.Fetched += fetched
+	l.progress.Reason = ""
+	l.troubleAt = time.Time{}
+	if l.progress.First.IsZero() {
+		l.progress.First = time.Now()
+	}
+	if a := l.waiting[i]; a != nil {
+		delete(l.waiting, i)
+		close(a.ch)
+	}
+	if f := l.locate(i).file; l.entry.FileComplete(f) {
+		select {
+		case <-l.files[f]:
+		default:
+			close(l.files[f])
+		}
+	}
+	last := l.missing == 0
+	if !last {
+		e.released(l)
+	}
+	e.unlock()
+	if last {
+		e.finish(l, l.entry.Seal())
+	}
+}
+
+// finish ends a load whose chunks are all there.
+func (e *Engine) finish(l *Load, err error) {
+	e.mu.Lock()
+	defer e.unlock()
+	if err == nil && !e.stopped {
+		e.background.Go(func() {
+			// Stopping the engine cuts this short; so does who removes the entry.
+			if err := l.entry.Sync(e.ctx); err != nil && e.ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
+				e.cfg.Log.Warn("a complete entry is not on the disk yet", "entry", l.entry.ID(), "err", err)
+			}
+		})
+	}
+	e.endLocked(l, err)
+	e.released(l)
+}
+
+// failed decides what becomes of a chunk that did not arrive.
+func (e *Engine) failed(l *Load, i int, err error) {
+	e.mu.Lock()
+	defer e.unlock()
+	defer e.released(l)
+	if l.over {
+		return
+	}
+	l.status[i] = queued
+	if final(err) {
+		e.metrics.failed.Inc()
+		e.endLocked(l, err)
+		return
+	}
+	e.metrics.refetches.WithLabelValues(cause(err)).Inc()
+	l.progress.Refetches++
+	l.troubles[i]++
+	var mismatch *manifest.MismatchError
+	if errors.As(err, &mismatch) {
+		if l.mismatch[i]++; l.mismatch[i] >= e.cfg.Mismatches {
+			e.metrics.failed.Inc()
+			e.endLocked(l, fmt.Errorf("wrong bytes %d times: %w", l.mismatch[i], err))
+			return
+		}
+		e.cfg.Log.Warn("a chunk has wrong bytes and is fetched again", "model", l.m.Model.String(), "attempt", l.mismatch[i], "err", err)
+	} else if !e.patient(l, err) {
+		return
+	}
+	time.AfterFunc(backoff(l.troubles[i]), func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.demand(l, i)
+	})
+}
+
+// patient notes what holds a load up, and ends it when that has lasted too long.
+func (e *Engine) patient(l *Load, err error) bool {
+	now := time.Now()
+	l.progress.Reason = err.Error()
+	if l.troubleAt.IsZero() {
+		l.troubleAt = now
+		e.cfg.Log.Warn("a chunk did not arrive and is fetched again", "model", l.m.Model.String(), "err", err)
+		return true
+	}
+	if d := now.Sub(l.troubleAt); d > e.cfg.Patience {
+		e.metrics.failed.Inc()
+		e.endLocked(l, fmt.Errorf("no chunk arrived for %v: %w", d.Round(time.Second), err))
+		return false
+	}
+	return true
+}
+
+// released takes note that a job no longer writes to the entry. The caller holds e.mu.
+func (e *Engine) released(l *Load) {
+	l.inFlight--
+	l.progress.InFlight--
+	e.closeLocked(l)
+}
+
+// end ends a load from outside.
+func (e *Engine) end(l *Load, err error) {
+	e.mu.Lock()
+	defer e.unlock()
+	e.endLocked(l, err)
+}
+
+// endLocked makes the load's result final, stops its streams and lets its readers go.
+func (e *Engine) endLocked(l *Load, err error) {
+	if l.over {
+		return
+	}
+	l.over = true
+	if err != nil {
+		l.err = fmt.Errorf("loading %s: %w", l.m.Model, err)
+	}
+	l.progress.Ended = time.Now()
+	l.cancel(l.err)
+	close(l.ended)
+	e.metrics.ended(l)
+	e.closeLocked(l)
+}
+
+// closeLocked notes that the load is over and nothing writes to the entry.
+func (e *Engine) closeLocked(l *Load) {
+	if l.over && l.inFlight == 0 {
+		e.closing = append(e.closing, l)
+	}
+}
+
+// unlock releases e.mu, and then lays to rest the loads that it can: to unmap an entry can take long.
+func (e *Engine) unlock() {
+	closing := e.closing
+	e.closing = nil
+	e.mu.Unlock()
+	for _, l := range closing {
+		if err := l.entry.Release(); err != nil {
+			e.cfg.Log.Warn("an entry could not be released", "entry", l.entry.ID(), "err", err)
+		}
+		e.mu.Lock()
+		e.loads = slices.DeleteFunc(e.loads, func(other *Load) bool { return other == l })
+		e.mu.Unlock()
+		close(l.done)
+		e.logEnd(l)
+	}
+}
+
+// logEnd writes the one line of a load that has ended.
+func (e *Engine) logEnd(l *Load) {
+	p := l.Progress()
+	level, first := slog.LevelInfo, time.Duration(0)
+	if l.Err() != nil {
+		level = slog.LevelWarn
+	}
+	if !p.First.IsZero() {
+		first = p.First.Sub(p.Started)
+	}
+	e.cfg.Log.Log(context.Background(), level, "load ended", "model", l.m.Model.String(), "err", l.Err(), "bytes", p.Size, "verified_bytes", p.Verified,
+		"fetched_bytes", p.Fetched, "first_chunk", first, "elapsed", p.Ended.Sub(p.Started), "refetches", p.Refetches, "stalled", p.Stalled)
+}
