@@ -12,6 +12,7 @@
 // Two seeds have no block in common; all else is the same.
 //
 // What it does not imitate: what a model knows. Transformers and vLLM load it and answer gibberish, always the same.
+// TestReaders shows it when HEADSTART_PYTHON names a Python that has them.
 //
 // The bytes are frozen: sums.txt holds the sha256 of every large file for seed 0. Whoever changes them raises
 // generation, which gives the repositories other commits, and runs

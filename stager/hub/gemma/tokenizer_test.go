@@ -7,12 +7,15 @@ import (
 	"math"
 	"math/bits"
 	"strings"
+	"sync"
 	"testing"
 	"unicode/utf8"
 )
 
+var pieces = sync.OnceValue(buildVocabulary)
+
 func TestVocabularyLayout(t *testing.T) {
-	v := buildVocabulary()
+	v := pieces()
 	if len(v) != vocabulary {
 		t.Fatalf("%d pieces", len(v))
 	}
@@ -37,7 +40,7 @@ func TestVocabularyLayout(t *testing.T) {
 // Every way to cut a piece in two known ones is a merge, as the converter of the tokenizers library has it, and there
 // are as many as Gemma's. Both parts come before the whole, or it could never be reached.
 func TestMerges(t *testing.T) {
-	v := buildVocabulary()
+	v := pieces()
 	ids := make(map[string]int, len(v))
 	for id, p := range v {
 		if other, ok := ids[p.text]; ok || p.text == "" || !utf8.ValidString(p.text) {
@@ -135,7 +138,7 @@ func fields(t *testing.T, b []byte, f func(field uint64, number uint64, bytes []
 }
 
 func TestTokenizerModel(t *testing.T) {
-	v := buildVocabulary()
+	v := pieces()
 	id, lowest, trained, normalized := 0, float32(0), false, false
 	fields(t, content(t, repo(t, "4b", 0), "tokenizer.model"), func(field, _ uint64, b []byte) {
 		switch field {

@@ -133,6 +133,9 @@ func words(n int) []piece {
 	l.acronyms("", 26, 3)
 	l.acronyms("", 12, 4)
 	for l.surplus > 0 {
+		if l.left < 2 {
+			panic("gemma: the words do not add up")
+		}
 		l.word(4+l.draw(2), l.draw(5) > 0)
 	}
 	for l.left > 0 {
