@@ -4,5 +4,13 @@ import "github.com/spf13/cobra"
 
 // commands is the list of all commands, in the order in which a model meets them.
 func commands(p process) []*cobra.Command {
-	return []*cobra.Command{}
+	return []*cobra.Command{
+		newStageCommand(p),
+		newLsCommand(p),
+		newShowCommand(p),
+		newVerifyCommand(p),
+		newFetchCommand(p),
+		newHubCommand(p),
+		newBucketCommand(p),
+	}
 }

@@ -68,6 +68,7 @@ func (g *progress) show(stop <-chan struct{}, now func() sample) {
 	var r rate
 	r.add(time.Now(), now().Done)
 	drawn := false
+	last, moved := now().Done, time.Now()
 	timer := time.NewTimer(2 * time.Second)
 	defer timer.Stop()
 	for {
@@ -80,6 +81,12 @@ func (g *progress) show(stop <-chan struct{}, now func() sample) {
 		case <-timer.C:
 		}
 		s := now()
+		if s.Done != last {
+			last, moved = s.Done, time.Now()
+		}
+		if still := time.Since(moved); s.Note == "" && still >= 10*time.Second {
+			s.Note = "nothing has arrived for " + still.Round(time.Second).String()
+		}
 		r.add(time.Now(), s.Done)
 		g.draw(s, r.perSecond())
 		drawn = true

@@ -15,7 +15,7 @@ func TestProgress(t *testing.T) {
 	transfer := func(g *progress, seconds int) {
 		start := time.Now()
 		now := func() sample {
-			return sample{Done: time.Since(start).Milliseconds() * 100_000, Total: 1_000_000_000}
+			return sample{Done: min(1_000_000_000, time.Since(start).Milliseconds()*100_000), Total: 1_000_000_000}
 		}
 		_ = g.During(context.Background(), now, func(context.Context) error {
 			time.Sleep(time.Duration(seconds)*time.Second + time.Millisecond)
@@ -37,6 +37,11 @@ func TestProgress(t *testing.T) {
 			want := "staging x 200 MB of 1.0 GB  20%  100 MB/s  8s left\nstaging x 700 MB of 1.0 GB  70%  100 MB/s  3s left\n"
 			if out != want {
 				t.Errorf("got %q\nwant %q", out, want)
+			}
+		}},
+		{"stalled", progress{label: "x", style: plain}, 28, func(t *testing.T, out string) {
+			if want := "x 1.0 GB of 1.0 GB  100%  0 B/s  (nothing has arrived for 15s)\n"; !strings.HasSuffix(out, want) {
+				t.Errorf("got %q, want it to end in %q", out, want)
 			}
 		}},
 		{"bar", progress{label: "x", style: bar, width: 70}, 3, func(t *testing.T, out string) {

@@ -89,3 +89,12 @@ func version() string {
 	}
 	return v
 }
+
+// require marks flags that a command cannot do without.
+func require(cmd *cobra.Command, flags ...string) {
+	for _, f := range flags {
+		if err := cmd.MarkFlagRequired(f); err != nil {
+			panic("headstart: " + err.Error())
+		}
+	}
+}

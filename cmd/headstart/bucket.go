@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+
+	"github.com/spf13/cobra"
+
+	"github.com/headstart-serving/headstart/stager/bucket"
+)
+
+func newBucketCommand(p process) *cobra.Command {
+	var dir, addr string
+	var create []string
+	cmd := &cobra.Command{
+		Use:   "bucket",
+		Short: "Serve Cloud Storage's protocol from a directory, for any client",
+		Long: `bucket serves the folders below --dir as Cloud Storage buckets (JSON and XML API) until it
+is interrupted. Its URL is the first line on stdout. It is for trying things out and for tests:
+it asks for no credentials, so keep it on the loopback address.`,
+		Example: `  headstart bucket --dir /tmp/buckets --create models
+  STORAGE_EMULATOR_HOST=http://127.0.0.1:PORT headstart stage google/gemma-3-1b-it --bucket gs://models
+  curl http://127.0.0.1:PORT/models/OBJECT`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := bucket.New(dir)
+			if err != nil {
+				return err
+			}
+			for _, name := range create {
+				if err := s.CreateBucket(name); err != nil && !errors.Is(err, fs.ErrExist) {
+					return err
+				}
+			}
+			return p.announce(cmd.Context(), addr, s)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", "", "`FOLDER` that holds the buckets")
+	cmd.Flags().StringArrayVar(&create, "create", nil, "make the bucket `NAME` if it does not exist; may repeat")
+	cmd.Flags().StringVar(&addr, "listen", "127.0.0.1:0", "`HOST:PORT` to listen on; port 0 takes a free one")
+	require(cmd, "dir")
+	return cmd
+}
+
+// announce serves h at addr until ctx ends, and says where as the first line on stdout.
+func (p process) announce(ctx context.Context, addr string, h http.Handler, more ...*server) error {
+	s, err := listen(ctx, addr, h)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(p.Stdout, s.URL())
+	return serve(ctx, append(more, s)...)
+}

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/headstart-serving/headstart/loader/fetch"
+	readfile "github.com/headstart-serving/headstart/loader/file"
+	readgcs "github.com/headstart-serving/headstart/loader/gcs"
+	"github.com/headstart-serving/headstart/stager"
+	writefile "github.com/headstart-serving/headstart/stager/file"
+	writegcs "github.com/headstart-serving/headstart/stager/gcs"
+)
+
+// openStore opens the bucket for writing; call the function that it returns when done.
+func openStore(ctx context.Context, p process, u bucketURL) (stager.Store, func(), error) {
+	if u.Scheme == "file" {
+		s, err := writefile.New(u.Dir)
+		return s, func() {}, err
+	}
+	s, err := writegcs.New(ctx, writegcs.Config{
+		Bucket: u.Name, Prefix: u.Prefix, Emulator: p.Getenv("STORAGE_EMULATOR_HOST"), Log: p.logger(slog.LevelWarn),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, func() { s.Close() }, nil
+}
+
+// openSource opens the bucket for reading; call the function that it returns when done.
+func openSource(ctx context.Context, u bucketURL) (fetch.Source, func(), error) {
+	if u.Scheme == "file" {
+		s, err := readfile.New(u.Dir)
+		return s, func() {}, err
+	}
+	s, err := readgcs.New(ctx, u.Name, u.Prefix)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, func() { s.Close() }, nil
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync/atomic"
+
+	"github.com/spf13/cobra"
+
+	"github.com/headstart-serving/headstart/loader/cache"
+	"github.com/headstart-serving/headstart/loader/fetch"
+	"github.com/headstart-serving/headstart/manifest"
+)
+
+func newVerifyCommand(p process) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "verify DIR | verify MODEL[@REVISION|@sha256:PIN] [DIR]",
+		Short: "Read a model's files back and compare every byte's checksum with the manifest",
+		Long: `verify reads every file of a model in DIR and compares the CRC32C of each chunk and the sha256
+of each file with the manifest: the bucket's for MODEL, else the one that fetch left in DIR.
+DIR may be any copy: a mount, a disk, what another tool downloaded.
+
+Without DIR it compares the bucket itself: each object is there and has its size.
+
+` + exitHelp,
+		Example: `  headstart verify /models/gemma
+  headstart verify google/gemma-3-4b-it /mnt/disks/models/gemma --bucket gs://models
+  headstart verify google/gemma-3-4b-it --bucket gs://models`,
+		Args: cobra.RangeArgs(1, 2),
+	}
+	bucket := bucketFlag(cmd, p)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ctx := cmd.Context()
+		// A directory is named by a path that no model's name can be.
+		if strings.HasPrefix(args[0], "/") || strings.HasPrefix(args[0], ".") {
+			if len(args) != 1 {
+				return usageError{errors.New("two directories: give MODEL DIR")}
+			}
+			m, _, err := cache.FetchedDir(args[0])
+			if err != nil {
+				return err
+			}
+			return p.verified(ctx, m, args[0], asJSON)
+		}
+		ref, err := parseReference(args[0])
+		if err != nil {
+			return err
+		}
+		u, err := bucket()
+		if err != nil {
+			return err
+		}
+		source, closeSource, err := openSource(ctx, u)
+		if err != nil {
+			return err
+		}
+		defer closeSource()
+		m, _, err := fetch.Resolve(ctx, source, ref)
+		if err != nil {
+			return err
+		}
+		if len(args) == 2 {
+			return p.verified(ctx, m, args[1], asJSON)
+		}
+		if err := verifyObjects(ctx, source, m); err != nil {
+			return err
+		}
+		return p.intact(m, u.String(), "sizes", asJSON)
+	}
+	return cmd
+}
+
+// verified reads dir back.
+func (p process) verified(ctx context.Context, m *manifest.Manifest, dir string, asJSON bool) error {
+	var done atomic.Int64
+	err := newProgress(p, "verifying "+dir, false).During(ctx,
+		func() sample { return sample{Done: done.Load(), Total: m.Size()} },
+		func(ctx context.Context) error {
+			return fetch.Verify(ctx, dir, m, func(n int64) { done.Add(n) })
+		})
+	if err != nil {
+		return err
+	}
+	return p.intact(m, dir, "bytes", asJSON)
+}
+
+func (p process) intact(m *manifest.Manifest, where, what string, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(p.Stdout).Encode(map[string]any{
+			"verified": true, "compared": what, "where": where, "model": m.Model.Repo, "commit": m.Model.Commit, "files": len(m.Files), "bytes": m.Size(),
+		})
+	}
+	_, err := fmt.Fprintf(p.Stdout, "%s in %s: %d files, %s, all %s as in the manifest\n", m.Model, where, len(m.Files), bytesOf(m.Size()), what)
+	return err
+}
+
+// verifyObjects compares the bucket's listing with the manifest.
+func verifyObjects(ctx context.Context, source fetch.Source, m *manifest.Manifest) error {
+	sizes := make(map[string]int64)
+	for o, err := range source.List(ctx, m.Model.Object("")) {
+		if err != nil {
+			return err
+		}
+		sizes[o.Key] = o.Size
+	}
+	var wrong []error
+	for i := range m.Files {
+		f := &m.Files[i]
+		size, ok := sizes[m.Model.Object(f.Path)]
+		switch {
+		case !ok:
+			wrong = append(wrong, &fs.PathError{Op: "verify", Path: m.Model.Object(f.Path), Err: fs.ErrNotExist})
+		case size != f.Size:
+			wrong = append(wrong, &manifest.MismatchError{Path: f.Path, Size: f.Size, Sum: "size", Want: fmt.Sprint(f.Size), Got: fmt.Sprint(size)})
+		}
+	}
+	return errors.Join(wrong...)
+}
