@@ -40,6 +40,9 @@ func TestVocabularyLayout(t *testing.T) {
 // Every way to cut a piece in two known ones is a merge, as the converter of the tokenizers library has it, and there
 // are as many as Gemma's. Both parts come before the whole, or it could never be reached.
 func TestMerges(t *testing.T) {
+	if raceEnabled {
+		t.Skip("takes seconds with the race detector and starts no goroutine; TestSums holds the bytes")
+	}
 	v := pieces()
 	ids := make(map[string]int, len(v))
 	for id, p := range v {
@@ -82,6 +85,9 @@ func joined(v []piece, id int) int {
 }
 
 func TestTokenizerJSON(t *testing.T) {
+	if raceEnabled {
+		t.Skip("takes seconds with the race detector and starts no goroutine; TestSums holds the bytes")
+	}
 	b := content(t, repo(t, "1b", 0), "tokenizer.json")
 	var file struct {
 		Added []struct {
