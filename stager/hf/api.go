@@ -21,7 +21,7 @@ import (
 
 // maxJSON bounds an answer of the API in bytes: a page of 1000 entries has 300 KB, the info of a
 // repository with 100,000 files 10 MB.
-const maxJSON = 32 << 20
+const maxJSON = 16 << 20
 
 // client makes the client of the API: the one place where its calls are repeated.
 func (s *Source) client() *retryablehttp.Client {

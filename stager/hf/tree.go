@@ -81,15 +81,14 @@ func (e entry) file(m manifest.Model) (stager.RemoteFile, bool, error) {
 	fail := func(why string) (stager.RemoteFile, bool, error) {
 		return stager.RemoteFile{}, false, stager.Fail(manifest.ErrInvalid, "the listing of %s has an entry %.100q: %s", m.Repo, e.Path, why)
 	}
+	if e.Type == "directory" {
+		return stager.RemoteFile{}, false, nil // the files in it name it
+	}
+	if e.Type != "file" {
+		return fail("it is a " + strconv.Quote(clip(e.Type, 40)) + ", neither a file nor a directory")
+	}
 	if err := manifest.ValidPath(e.Path); err != nil {
 		return fail(err.Error())
-	}
-	switch e.Type {
-	case "directory":
-		return stager.RemoteFile{}, false, nil
-	case "file":
-	default:
-		return fail("it is a " + strconv.Quote(clip(e.Type, 40)) + ", neither a file nor a directory")
 	}
 	size, err := strconv.ParseInt(e.Size.String(), 10, 64)
 	if err != nil || size < 0 {
