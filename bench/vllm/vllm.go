@@ -28,6 +28,8 @@ type Config struct {
 	Cache string    // kept between runs, so that vLLM need not inspect the model again; "" for vLLM's own
 	Log   string    // file for the server's output; "" for none
 	Steps io.Writer // a line when a step is done; nil for none
+	// Environ is the server's environment; nil for this process's. serve.py adds what vLLM needs.
+	Environ []string
 }
 
 // Result is what serve.py prints. Times are seconds since the server process was started.
@@ -75,6 +77,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(cfg.Venv, "bin", "python"), append(args, cfg.Dir)...)
 	var stdout bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(script), &stdout, cfg.Steps
+	cmd.Env = cfg.Environ
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for the caller, which ends this in its own order
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopping
