@@ -10,6 +10,11 @@ func commands(p process) []*cobra.Command {
 		newShowCommand(p),
 		newVerifyCommand(p),
 		newFetchCommand(p),
+		newNodeCommand(p),
+		newPublishCommand(p),
+		newUnpublishCommand(p),
+		newWaitCommand(p),
+		newStatusCommand(p),
 		newHubCommand(p),
 		newBucketCommand(p),
 	}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync/atomic"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/headstart-serving/headstart/loader"
+	"github.com/headstart-serving/headstart/loader/control"
+)
+
+// socketFlag adds --socket to a command that talks to the node.
+func socketFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("socket", defaultSocket, "`PATH` of the node's control socket")
+}
+
+func newPublishCommand(p process) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "publish MODEL[@REVISION|@sha256:PIN] TARGET",
+		Short: "Make a model visible at a path, at once, also while it loads",
+		Long: `publish asks the node to show a model as the read-only directory TARGET. A model that is not on
+the node yet is loaded; its files are all visible at once and reads wait for their bytes.
+TARGET is made if it does not exist; it must be empty if it does.`,
+		Example: `  headstart publish google/gemma-3-4b-it /models/gemma
+  headstart publish google/gemma-3-4b-it@sha256:PIN /models/gemma --socket /run/headstart/node.sock --json`,
+		Args: cobra.ExactArgs(2),
+	}
+	socket := socketFlag(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ref, err := parseReference(args[0])
+		if err != nil {
+			return err
+		}
+		target, err := absolute(args[1])
+		if err != nil {
+			return err
+		}
+		node := control.Dial(*socket)
+		defer node.Close()
+		published, err := node.Publish(cmd.Context(), ref, target)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return json.NewEncoder(p.Stdout).Encode(published)
+		}
+		state := "it is complete"
+		if published.Mode == loader.Stream {
+			state = "it is loading, reads wait for their bytes"
+		}
+		_, err = fmt.Fprintf(p.Stdout, "%s at %s: %s\n", published.Model, target, state)
+		return err
+	}
+	return cmd
+}
+
+func newUnpublishCommand(process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "unpublish TARGET",
+		Short:   "Take away what publish made visible; nothing to take away is success",
+		Example: `  headstart unpublish /models/gemma`,
+		Args:    cobra.ExactArgs(1),
+	}
+	socket := socketFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		target, err := absolute(args[0])
+		if err != nil {
+			return err
+		}
+		node := control.Dial(*socket)
+		defer node.Close()
+		return node.Unpublish(cmd.Context(), target)
+	}
+	return cmd
+}
+
+// absolute makes a target absolute: the node has another working directory.
+func absolute(target string) (string, error) {
+	if target == "" {
+		return "", usageError{errors.New("TARGET is empty")}
+	}
+	return filepath.Abs(target)
+}
+
+func newWaitCommand(p process) *cobra.Command {
+	var asJSON bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "wait MODEL[@REVISION|@sha256:PIN]",
+		Short: "Wait until this node has all of a model, verified; show progress",
+		Long: `wait asks the node to load a model, if it does not have it, and returns when every byte is there
+and verified. It is for init containers.
+
+` + exitHelp,
+		Example: `  headstart wait google/gemma-3-4b-it --timeout 10m`,
+		Args:    cobra.ExactArgs(1),
+	}
+	socket := socketFlag(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print events on stdout, one JSON object a line; the last one is the result")
+	cmd.Flags().DurationVar(&timeout, "timeout", 0, "give up after this `TIME`, for example 90s or 10m (default: never)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ref, err := parseReference(args[0])
+		if err != nil {
+			return err
+		}
+		ctx := cmd.Context()
+		if timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%s is not complete after %s; the load goes on", ref, timeout))
+			defer cancel()
+		}
+		node := control.Dial(*socket)
+		defer node.Close()
+		var at atomic.Pointer[loader.Progress]
+		at.Store(&loader.Progress{})
+		err = newProgress(p, "loading "+ref.String(), asJSON).During(ctx,
+			func() sample { l := at.Load(); return sample{Done: l.Verified, Total: l.Size, Note: l.Reason} },
+			func(ctx context.Context) error {
+				return node.Wait(ctx, ref, func(l loader.Progress) { at.Store(&l) })
+			})
+		if err != nil {
+			if ctx.Err() != nil && cmd.Context().Err() == nil {
+				return context.Cause(ctx)
+			}
+			return err
+		}
+		if asJSON {
+			return json.NewEncoder(p.Stdout).Encode(struct {
+				Event string `json:"event"`
+				*loader.Progress
+			}{"complete", at.Load()})
+		}
+		_, err = fmt.Fprintf(p.Stdout, "%s: all of %s is on this node, verified\n", at.Load().Model, bytesOf(at.Load().Size))
+		return err
+	}
+	return cmd
+}
+
+func newStatusCommand(p process) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "status",
+		Short:   "Show what is on this node: models, loads, what is published where",
+		Example: `  headstart status --json | jq .entries`,
+		Args:    cobra.NoArgs,
+	}
+	socket := socketFlag(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		node := control.Dial(*socket)
+		defer node.Close()
+		s, err := node.Status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return json.NewEncoder(p.Stdout).Encode(s)
+		}
+		return p.status(s)
+	}
+	return cmd
+}
+
+func (p process) status(s loader.Status) error {
+	fmt.Fprintf(p.Stdout, "cache %s, passthrough %s\n", s.Dir, s.Passthrough)
+	w := tabwriter.NewWriter(p.Stdout, 0, 0, 2, ' ', 0)
+	if len(s.Entries) > 0 {
+		fmt.Fprintln(w, "\nMODEL\tSTATE\tVERIFIED\tOF\tRATE\tLEFT\tLEASES\tWAITING\tREASON")
+	}
+	for _, e := range s.Entries {
+		speed, left := "-", "-"
+		if e.State == "loading" {
+			speed = bytesOf(int64(e.Rate)) + "/s"
+			if e.ETA > 0 {
+				left = time.Duration(e.ETA * float64(time.Second)).Round(time.Second).String()
+			}
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", e.Model, e.State, bytesOf(e.Verified), bytesOf(e.Size), speed, left, e.Leases, e.Waiting, e.Reason)
+	}
+	if len(s.Leases) > 0 {
+		fmt.Fprintln(w, "\nTARGET\tMODEL\tMODE\tSINCE")
+	}
+	for _, l := range s.Leases {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", l.Target, l.Model, l.Mode, l.Since.Format(time.RFC3339))
+	}
+	return w.Flush()
+}
