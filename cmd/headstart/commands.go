@@ -17,5 +17,7 @@ func commands(p process) []*cobra.Command {
 		newStatusCommand(p),
 		newHubCommand(p),
 		newBucketCommand(p),
+		newReplayCommand(p),
+		newDemoCommand(p),
 	}
 }
