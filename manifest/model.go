@@ -105,6 +105,9 @@ func parseReference(s string) (Reference, error) {
 		if err != nil {
 			return Reference{}, fmt.Errorf("pin of %s: %w", repo, err)
 		}
+		if d == (Digest{}) { // it would mean "no pin"
+			return Reference{}, fmt.Errorf("pin of %s: no manifest has a sha256 of zeros", repo)
+		}
 		r.Pin = d
 		return r, nil
 	}
