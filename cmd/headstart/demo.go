@@ -63,6 +63,9 @@ Nothing is left behind.`,
 			if err != nil {
 				return err
 			}
+			if _, err := os.Stat(filepath.Join(dir, "bin", "vllm")); err != nil {
+				return usageError{fmt.Errorf("no vLLM in %s: run bench/vllm/install.sh %[1]s", venv)}
+			}
 			cfg.VLLM = &demo.VLLM{Venv: dir, Cache: dir + "-cache"}
 		}
 		var err error
