@@ -29,7 +29,7 @@ const exitHelp = `Exit codes:
     3  access denied: token, licence, permission
     4  not found: repository, revision, bucket, model that is not staged
     5  what arrived is not what was promised: checksum, size, name, format
-    6  no room, or nothing can be written there
+    6  no room, or the place cannot hold models: read-only, unfit file system
     7  in the way: the target or the directory is in use or occupied
   130  interrupted; run it again to go on`
 
@@ -49,7 +49,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitInterrupted
 	case errors.As(err, &mismatch), errors.Is(err, manifest.ErrInvalid):
 		return exitMismatch
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EROFS):
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EOPNOTSUPP):
 		return exitSpace
 	case errors.Is(err, fs.ErrExist), errors.Is(err, syscall.EBUSY):
 		return exitConflict

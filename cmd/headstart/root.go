@@ -48,7 +48,13 @@ and brings it from there to nodes and pods, verified again.
 		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("there is no command %q; see headstart --help", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetIn(p.Stdin)
 	root.SetOut(p.Stdout)
@@ -92,9 +98,12 @@ func version() string {
 
 // require marks flags that a command cannot do without.
 func require(cmd *cobra.Command, flags ...string) {
-	for _, f := range flags {
-		if err := cmd.MarkFlagRequired(f); err != nil {
-			panic("headstart: " + err.Error())
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		for _, f := range flags {
+			if !cmd.Flags().Changed(f) {
+				return usageError{fmt.Errorf("--%s is missing; see %s --help", f, cmd.CommandPath())}
+			}
 		}
+		return nil
 	}
 }
