@@ -377,6 +377,59 @@ func TestOutage(t *testing.T) {
 	})
 }
 
+// Readers who come while a chunk waits for its next attempt do not make it come sooner.
+func TestImpatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := fetchtest.NewModel(t, "org/impatience", map[string]int{"w": 5 * chunk})
+		src := &fetchtest.Memory{Objects: m.Objects}
+		src.Fault = func(_ context.Context, r fetchtest.Request) *fetchtest.Fault {
+			if r.Off == 0 && r.Attempt <= 3 {
+				return &fetchtest.Fault{Err: fetchtest.Status(503)}
+			}
+			return nil
+		}
+		l := run(t, fetch.Config{Source: src}).Start(newEntry(t, m))
+		synctest.Wait()
+		var readers sync.WaitGroup
+		for range 1000 {
+			readers.Go(func() {
+				if err := l.Wait(t.Context(), 0, 0, chunk); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		if n := len(src.Requests()); n != 5 {
+			t.Errorf("%d requests", n)
+		}
+		wait(t, l)
+		readers.Wait()
+		if n := len(src.Requests()); n != 8 {
+			t.Errorf("%d requests in the end", n)
+		}
+	})
+}
+
+// Patience is counted from the last chunk that arrived.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := fetchtest.NewModel(t, "org/patience", map[string]int{"w": 5 * chunk})
+		src := &fetchtest.Memory{Objects: m.Objects}
+		begin := time.Now()
+		src.Fault = func(_ context.Context, r fetchtest.Request) *fetchtest.Fault {
+			if time.Since(begin) < time.Duration(r.Off/chunk)*90*time.Minute {
+				return &fetchtest.Fault{Err: fetchtest.ErrReset}
+			}
+			return nil
+		}
+		l := run(t, fetch.Config{Source: src, Patience: 2 * time.Hour}).Start(newEntry(t, m))
+		wait(t, l)
+		if d := time.Since(begin); d < 6*time.Hour || d > 6*time.Hour+time.Minute {
+			t.Errorf("it took %v", d)
+		}
+	})
+}
+
 // A slow stream is no stalled one.
 func TestSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

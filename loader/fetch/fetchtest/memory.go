@@ -86,7 +86,7 @@ func (s *Memory) Open(ctx context.Context, key string, off, n int64) (io.ReadClo
 		fault = s.Fault(ctx, r)
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, context.Cause(ctx)
+		return nil, ctx.Err()
 	}
 	if fault == nil {
 		fault = &Fault{}
@@ -118,7 +118,7 @@ func (b *body) Read(p []byte) (int, error) {
 		}
 	}
 	if b.ctx.Err() != nil {
-		return 0, context.Cause(b.ctx)
+		return 0, b.ctx.Err()
 	}
 	if b.fault.Step > 0 {
 		p = p[:min(len(p), b.fault.Step)]
@@ -129,7 +129,7 @@ func (b *body) Read(p []byte) (int, error) {
 		switch {
 		case b.fault.Stall:
 			<-b.ctx.Done()
-			return 0, context.Cause(b.ctx)
+			return 0, b.ctx.Err()
 		case b.fault.Short:
 			return 0, io.EOF
 		}
@@ -159,7 +159,7 @@ func (s *Memory) Get(ctx context.Context, key string, limit int64) ([]byte, erro
 	b, ok := s.Objects[key]
 	switch {
 	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
+		return nil, ctx.Err()
 	case !ok:
 		return nil, fetch.Fail(fs.ErrNotExist, "no object %s", key)
 	case int64(len(b)) > limit:
