@@ -59,6 +59,17 @@ func (r *Result) groupBegan(s Span) float64 {
 func (r *Result) note(s Span) string {
 	n := fmt.Sprintf("%.2f s", s.End-s.Start)
 	speed := func(v float64) string { return n + "  " + bytesOf(int64(v)) + "/s" }
+	_, phase, _ := strings.Cut(s.Name, ": ")
+	switch phase {
+	case replay.Start:
+		n += "  config, headers, tokenizer"
+	case replay.Imports:
+		n += "  reads nothing"
+	case replay.Again:
+		n += "  all of it from memory"
+	case replay.Check:
+		n += "  sha256"
+	}
 	switch s.Name {
 	case "stage":
 		return speed(r.StageRate) + ", sha256 checked"
@@ -78,20 +89,25 @@ func (r *Result) note(s Span) string {
 func (r *Result) Lines() []string {
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	add("%s: %d files, %s, by the road of %s onto %s", r.Model, r.Files, bytesOf(r.Bytes), r.Road, r.Medium)
+	where := map[string]string{Node: "on the node", Fetch: "in the directory"}[r.Road]
+	first := ""
+	if r.First > 0 {
+		first = fmt.Sprintf("the first chunk after %.2f s, ", r.First)
+	}
+	add("%s, %s: %sall of it %s (%s) after %.2f s", r.Model, bytesOf(r.Bytes), first, where, r.Medium, r.Load)
 	if v := r.VLLM; v != nil {
-		add("vLLM was ready after %.1f s while its weights arrived in %.1f s, on a plain copy after %.1f s; it answered %s",
-			v.Road.Steps["ready"], r.Load, v.Plain.Steps["ready"], same(v.Same))
-		add("  chat: %q", v.Road.Chat.Text)
+		add("vLLM was ready %.1f s after it was started together with the load, on a plain copy after %.1f s, and answered %s:", v.Road.Steps["ready"], v.Plain.Steps["ready"], same(v.Same))
+		add("  %q", v.Road.Chat.Text)
+		add("it read its weights in %.2f s, from the plain copy in %.2f s", weights(v.Road), weights(v.Plain))
 	} else {
-		add("first chunk after %.2f s, all bytes on the node after %.2f s; the reader gave %.1f s and waited %.2f s", r.First, r.Load, r.HeadStart, r.Stall)
-		add("cold %s/s, warm %s/s through a mapping", bytesOf(int64(r.ColdRate)), bytesOf(int64(r.WarmRate)))
+		add("the reader, whose imports (░) took %.1f s, stalled %.2f s for bytes that were not there yet", r.HeadStart, r.Stall)
+		add("weights through a mapping: %s/s while they loaded, %s/s then", bytesOf(int64(r.ColdRate)), bytesOf(int64(r.WarmRate)))
 	}
 	if c := r.Curl; c != nil {
-		add("%s brought the same bytes in %.2f s, unchecked; the node in %.2f s, checked", c.Tool, c.Seconds, r.Load)
+		add("%s brought the same bytes to the same medium in %.2f s, unchecked; headstart in %.2f s, checked", c.Tool, c.Seconds, r.Load)
 	}
 	if r.Verified {
-		add("verified: every byte that was read is the Hub's")
+		add("verified: %d files, every byte that was read is the Hub's, by sha256", r.Files)
 	}
 	return out
 }

@@ -1,8 +1,8 @@
 package demo
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -59,10 +59,10 @@ func (d *demo) server(ctx context.Context, who, dir, log string) (vllm.Result, e
 	d.say("vLLM starts on %s; on two cores that takes two minutes", dir)
 	began := d.now()
 	r, err := vllm.Run(ctx, vllm.Config{
-		Venv: d.cfg.VLLM.Venv, Dir: dir, Cache: cache, Log: d.place.path(log), Steps: sayer(d.cfg.Say), Environ: d.env,
+		Venv: d.cfg.VLLM.Venv, Dir: dir, Cache: cache, Log: d.place.path(log), Steps: &sayer{say: d.cfg.Say}, Environ: d.env,
 	})
-	if err != nil && ctx.Err() == nil {
-		err = errors.Join(err, d.keepLog(log, r.Log))
+	for _, line := range r.Log { // its file goes with the demo
+		d.say("%s: %s", strings.TrimSuffix(log, ".log"), line)
 	}
 	for _, p := range r.Phases {
 		d.result.Timeline = append(d.result.Timeline, Span{
@@ -72,20 +72,20 @@ func (d *demo) server(ctx context.Context, who, dir, log string) (vllm.Result, e
 	return r, err
 }
 
-// keepLog tells the end of a server's log: its file goes with the demo.
-func (d *demo) keepLog(log string, lines []string) error {
-	for _, line := range lines {
-		d.say("%s: %s", strings.TrimSuffix(log, ".log"), line)
-	}
-	return nil
+// sayer hands whole lines to a Say.
+type sayer struct {
+	say  func(string)
+	part []byte
 }
 
-// sayer hands lines to a Say.
-type sayer func(string)
-
-func (s sayer) Write(b []byte) (int, error) {
-	for line := range strings.Lines(string(b)) {
-		s(strings.TrimRight(line, "\n"))
+func (s *sayer) Write(b []byte) (int, error) {
+	s.part = append(s.part, b...)
+	for {
+		line, rest, ok := bytes.Cut(s.part, []byte("\n"))
+		if !ok {
+			return len(b), nil
+		}
+		s.say(string(line))
+		s.part = rest
 	}
-	return len(b), nil
 }
