@@ -16,7 +16,6 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -39,6 +38,7 @@ type Config struct {
 	Emulator string // host:port or URL of an emulator (STORAGE_EMULATOR_HOST); no credentials are used then
 	Log      *slog.Logger
 
+	Stall    time.Duration                             // a connection on which nothing moves for so long is closed; 0 is a minute
 	Attempts int                                       // of each request; 0 is 8
 	Wait     time.Duration                             // before the second attempt, doubling up to 16 times that; 0 is 1 s
 	Wrap     func(http.RoundTripper) http.RoundTripper // optional; around every request, for tests and counters
@@ -49,6 +49,7 @@ type Store struct {
 	Config
 	client *storage.Client
 	bucket *storage.BucketHandle
+	fan    int // sources of one compose at most
 }
 
 // New makes a client. It looks for credentials, and does not touch the bucket.
@@ -62,6 +63,9 @@ func New(ctx context.Context, c Config) (*Store, error) {
 	if c.Wait == 0 {
 		c.Wait = time.Second
 	}
+	if c.Stall == 0 {
+		c.Stall = time.Minute
+	}
 	transport, options, err := c.transport(ctx)
 	if err != nil {
 		return nil, stager.Fail(fs.ErrPermission, "bucket gs://%s: no usable Google credentials (%v): run gcloud auth application-default login, or give the pod a service account by Workload Identity", c.Bucket, oneLine(err))
@@ -73,7 +77,7 @@ func New(ctx context.Context, c Config) (*Store, error) {
 	// Every write has a precondition or is harmless to repeat.
 	client.SetRetry(storage.WithPolicy(storage.RetryAlways), storage.WithMaxAttempts(c.Attempts),
 		storage.WithBackoff(gax.Backoff{Initial: c.Wait, Max: 16 * c.Wait, Multiplier: 2}))
-	return &Store{Config: c, client: client, bucket: client.Bucket(c.Bucket)}, nil
+	return &Store{Config: c, client: client, bucket: client.Bucket(c.Bucket), fan: 32}, nil
 }
 
 // transport returns pooled connections that speak HTTP/1.1: in HTTP/2 all parts would share one.
@@ -86,7 +90,7 @@ func (c Config) transport(ctx context.Context) (http.RoundTripper, []option.Clie
 	protocols.SetHTTP1(true)
 	base := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:           dial(c.Stall),
 		Protocols:             protocols,
 		MaxIdleConnsPerHost:   64,
 		IdleConnTimeout:       90 * time.Second,

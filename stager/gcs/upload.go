@@ -16,10 +16,7 @@ import (
 	"github.com/headstart-serving/headstart/stager"
 )
 
-const (
-	noteKey     = "headstart-note" // metadata of a part
-	mostCompose = 32               // sources of one compose
-)
+const noteKey = "headstart-note" // metadata of a part
 
 // upload is an object that goes up as objects named by their offset and size, below dir.
 type upload struct {
@@ -111,7 +108,7 @@ func (u *upload) Commit(ctx context.Context, parts []stager.Part) error {
 		return fmt.Errorf("the parts of %s end at %d of %d", u.key, whole.Size, u.size)
 	}
 	made := level
-	for len(level) > mostCompose {
+	for len(level) > u.store.fan {
 		next, err := u.level(ctx, level)
 		if err != nil {
 			return u.finished(ctx, whole, err)
@@ -125,17 +122,21 @@ func (u *upload) Commit(ctx context.Context, parts []stager.Part) error {
 	return u.remove(ctx, made)
 }
 
-// level composes each 32 pieces into one.
+// level composes as many pieces into one as the service can. A last one that is alone is the same piece again.
 func (u *upload) level(ctx context.Context, pieces []piece) ([]piece, error) {
-	next := make([]piece, (len(pieces)+mostCompose-1)/mostCompose)
+	fan := u.store.fan
+	next := make([]piece, (len(pieces)+fan-1)/fan)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	for i := range next {
+		some := pieces[i*fan : min((i+1)*fan, len(pieces))]
+		if len(some) == 1 {
+			next[i] = some[0]
+			continue
+		}
 		group.Go(func() error {
-			some := pieces[i*mostCompose : min((i+1)*mostCompose, len(pieces))]
-			var p stager.Part
-			p.Offset = some[0].Offset
-			for _, s := range some {
+			p := some[0].Part
+			for _, s := range some[1:] {
 				p = join(p, s.Part)
 			}
 			key := u.name("join", p)
@@ -194,7 +195,12 @@ func join(a, b stager.Part) stager.Part {
 func (u *upload) remove(ctx context.Context, pieces []piece) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(16)
+	gone := make(map[string]bool, len(pieces))
 	for _, p := range pieces {
+		if gone[p.key] {
+			continue
+		}
+		gone[p.key] = true
 		group.Go(func() error { return u.store.Delete(ctx, p.key) })
 	}
 	return group.Wait()

@@ -1,0 +1,41 @@
+package gcs
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+// dial makes connections that end when nothing moves on them for so long: neither a byte that is sent
+// nor one that comes. The client knows no such limit, and a request that hangs would hang for ever.
+func dial(stall time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dialer.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &conn{c, stall}, nil
+	}
+}
+
+type conn struct {
+	net.Conn
+	stall time.Duration
+}
+
+// Write counts as movement for both directions: the answer is awaited from its last byte on.
+func (c *conn) Write(p []byte) (int, error) {
+	if err := c.SetDeadline(time.Now().Add(c.stall)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.SetReadDeadline(time.Now().Add(c.stall)) // a closed connection says so at the next Read
+	}
+	return n, err
+}
