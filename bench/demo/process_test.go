@@ -17,6 +17,9 @@ import (
 	"time"
 )
 
+// built is the folder of the binary, once there is one.
+var built string
+
 // binary builds headstart once for all tests.
 var binary = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "headstart-test-")
@@ -24,6 +27,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "headstart")
+	built = dir
 	out, err := exec.Command("go", "build", "-o", path, "github.com/headstart-serving/headstart/cmd/headstart").CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%w: %s", err, out)
@@ -33,8 +37,8 @@ var binary = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := binary(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	if built != "" {
+		_ = os.RemoveAll(built)
 	}
 	os.Exit(code)
 }
