@@ -139,7 +139,7 @@ func (l *Loader) resolve(ctx context.Context, ref manifest.Reference) (*manifest
 }
 
 // Wait starts or joins the load of a model and returns when this node has all of it. Progress, if
-// not nil, is called a few times a second, from one goroutine, and once at the end.
+// not nil, is called from one goroutine: at the start, a few times a second, and at the end.
 func (l *Loader) Wait(ctx context.Context, ref manifest.Reference, progress func(Progress)) error {
 	if err := l.running(ctx); err != nil {
 		return err
@@ -161,6 +161,7 @@ func (l *Loader) follow(ctx context.Context, m *model, progress func(Progress)) 
 	if progress == nil {
 		progress = func(Progress) {}
 	}
+	progress(m.progress())
 	defer func() { progress(m.progress()) }()
 	load := m.current()
 	if load == nil {

@@ -209,7 +209,7 @@ func TestLastOneLeaves(t *testing.T) {
 	at := target(t)
 	publish(t, n, m, at)
 	ctx, cancel := context.WithCancel(t.Context())
-	started := make(chan struct{}, 1000)
+	started := make(chan struct{}, 1000) // room for all calls of a test
 	gone := make(chan error)
 	go func() { gone <- n.Wait(ctx, m.Ref(), func(loader.Progress) { started <- struct{}{} }) }()
 	<-started
@@ -227,6 +227,40 @@ func TestLastOneLeaves(t *testing.T) {
 	b.release()
 	wait(t, n, m) // and begins anew
 	nothingLeft(t, n)
+}
+
+// TestOneComesAsTheLastLeaves: the load that nobody wanted for a moment is not cancelled under the
+// one who wants it again.
+func TestOneComesAsTheLastLeaves(t *testing.T) {
+	var models []*fetchtest.Model
+	for i := range 60 {
+		models = append(models, fetchtest.NewModel(t, fmt.Sprintf("google/m%d", i), map[string]int{"a": 1}))
+	}
+	b := newBucket(models...)
+	n := startNode(t, t.TempDir(), b, grace(time.Nanosecond))
+	var group sync.WaitGroup
+	for _, m := range models {
+		open := make(chan struct{})
+		b.set(func(ctx context.Context) {
+			select {
+			case <-open:
+			case <-ctx.Done():
+			}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		started, joined := make(chan struct{}, 1000), make(chan struct{}, 1000)
+		group.Go(func() { n.Wait(ctx, m.Ref(), func(loader.Progress) { started <- struct{}{} }) })
+		<-started
+		group.Go(func() {
+			if err := n.Wait(t.Context(), m.Ref(), func(loader.Progress) { joined <- struct{}{} }); err != nil {
+				t.Error(err)
+			}
+		})
+		cancel()
+		<-joined
+		close(open)
+		group.Wait()
+	}
 }
 
 // TestFailedLoad: a load that fails says why, and the next publish tries again.

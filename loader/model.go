@@ -94,8 +94,11 @@ func (l *Loader) forget(m *model) {
 	}
 }
 
-// expire cancels the load that nobody wanted for long enough.
+// expire cancels the load that nobody wanted for long enough. It has the model's token meanwhile:
+// who wants the load now either is seen here or finds that it has ended.
 func (l *Loader) expire(m *model, g *grace) {
+	m.making <- struct{}{}
+	defer m.unlock()
 	l.mu.Lock()
 	unwanted, load := m.grace == g && m.users == 0, m.load
 	l.mu.Unlock()

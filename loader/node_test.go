@@ -38,13 +38,14 @@ func TestMain(m *testing.M) {
 
 const chunk = fetchtest.ChunkSize
 
-// bucket is a source of several models whose chunks come while its gate is open.
+// bucket is a source of several models whose chunks come when a test says so.
 type bucket struct {
 	fetchtest.Memory
-	mu   sync.Mutex
-	open chan struct{}         // closed: chunks come
-	left chan struct{}         // gets a token for each request that was cancelled at the gate
-	hold func(key string) bool // nil: the gate is for all
+	open chan struct{}             // closed: chunks come
+	left chan struct{}             // gets a token for each request that was cancelled before that
+	hold func(key string) bool     // nil: all chunks are held
+	mu   sync.Mutex                // guards gate
+	gate func(ctx context.Context) // what a chunk waits for
 }
 
 func newBucket(models ...*fetchtest.Model) *bucket {
@@ -53,21 +54,29 @@ func newBucket(models ...*fetchtest.Model) *bucket {
 	for _, m := range models {
 		maps.Copy(b.Objects, m.Objects)
 	}
-	b.Fault = func(ctx context.Context, r fetchtest.Request) *fetchtest.Fault {
-		b.mu.Lock()
-		open := b.open
-		b.mu.Unlock()
-		if b.hold != nil && !b.hold(r.Key) {
-			return nil
-		}
+	b.set(func(ctx context.Context) {
 		select {
-		case <-open:
+		case <-b.open:
 		case <-ctx.Done():
 			b.left <- struct{}{}
+		}
+	})
+	b.Fault = func(ctx context.Context, r fetchtest.Request) *fetchtest.Fault {
+		if b.hold == nil || b.hold(r.Key) {
+			b.mu.Lock()
+			gate := b.gate
+			b.mu.Unlock()
+			gate(ctx)
 		}
 		return nil
 	}
 	return b
+}
+
+func (b *bucket) set(gate func(ctx context.Context)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.gate = gate
 }
 
 func (b *bucket) release() { close(b.open) }

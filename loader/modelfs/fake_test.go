@@ -28,11 +28,12 @@ type fake struct {
 	content [][]byte
 	dir     string
 
-	mu      sync.Mutex
-	have    []map[int]bool
-	changed chan struct{} // closed and replaced at every change
-	failure error
-	waiting int
+	mu          sync.Mutex
+	have        []map[int]bool
+	changed     chan struct{} // closed and replaced at every change
+	failure     error
+	waiting     int
+	interrupted int // waits that their context ended
 }
 
 // newFake makes a model of files of these sizes. Nothing of it is there yet.
@@ -153,6 +154,7 @@ func (f *fake) Wait(ctx context.Context, file int, off, n int64) error {
 		}
 		select {
 		case <-ctx.Done():
+			f.change(func() { f.interrupted++ })
 			return ctx.Err()
 		case <-changed:
 		}
@@ -163,9 +165,9 @@ func (f *fake) Wait(ctx context.Context, file int, off, n int64) error {
 func (f *fake) awaitWaiting(ok func(n int) bool) {
 	for {
 		f.mu.Lock()
-		n, changed := f.waiting, f.changed
+		enough, changed := ok(f.waiting), f.changed
 		f.mu.Unlock()
-		if ok(n) {
+		if enough {
 			return
 		}
 		<-changed

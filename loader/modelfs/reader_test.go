@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,7 +43,8 @@ func read(mode string, args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("ready")
+	runtime.LockOSThread()
+	fmt.Println("ready", unix.Gettid())
 	switch mode {
 	case "read": // the whole file through read(2)
 		h := sha256.New()
@@ -56,28 +58,56 @@ func read(mode string, args []string) error {
 			return err
 		}
 		fmt.Printf("%x\n", sha256.Sum256(data))
-	case "fault": // one byte through a mapping that is never read ahead, with a handler for SIGUSR1
-		signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1)
-		off, err := strconv.ParseInt(args[1], 10, 64)
-		if err != nil {
-			return err
-		}
-		data, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_SHARED)
-		if err != nil {
-			return err
-		}
-		if err := unix.Madvise(data, unix.MADV_RANDOM); err != nil {
-			return err
-		}
-		fmt.Println(data[off])
+	default:
+		return touch(mode, f, int(st.Size()), args[1])
 	}
+	return nil
+}
+
+// touch reads one byte of a file that is never read ahead, while a handler for SIGUSR1 is set.
+func touch(mode string, f *os.File, size int, at string) error {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1)
+	off, err := strconv.ParseInt(at, 10, 64)
+	if err != nil {
+		return err
+	}
+	data, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	if err := unix.Madvise(data, unix.MADV_RANDOM); err != nil {
+		return err
+	}
+	b := make([]byte, 1)
+	switch mode {
+	case "fault": // through the mapping
+		b[0] = data[off]
+	case "copy": // through the mapping, by the kernel
+		var pipe [2]int
+		if err := unix.Pipe(pipe[:]); err != nil {
+			return err
+		}
+		if _, err := unix.Write(pipe[1], data[off:off+1]); err != nil {
+			return err
+		}
+		if _, err := unix.Read(pipe[0], b); err != nil {
+			return err
+		}
+	}
+	fmt.Println(b[0])
 	return nil
 }
 
 // reader is a process that reads.
 type reader struct {
-	cmd *exec.Cmd
-	out *bufio.Reader
+	cmd    *exec.Cmd
+	out    *bufio.Reader
+	thread int // that reads
+}
+
+// signal sends a signal to the thread that reads: one that is sent to the process may reach another.
+func (r *reader) signal(sig syscall.Signal) error {
+	return unix.Tgkill(r.cmd.Process.Pid, r.thread, sig)
 }
 
 // startReader returns when the reader has the file open and is about to touch it.
@@ -97,8 +127,9 @@ func startReader(t testing.TB, mode string, args ...string) *reader {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	r := &reader{cmd, bufio.NewReader(pipe)}
-	if line, err := r.out.ReadString('\n'); line != "ready\n" {
+	r := &reader{cmd: cmd, out: bufio.NewReader(pipe)}
+	line, err := r.out.ReadString('\n')
+	if _, scan := fmt.Sscanf(line, "ready %d\n", &r.thread); scan != nil {
 		t.Fatalf("the reader says %q, %v", line, err)
 	}
 	return r
