@@ -156,7 +156,7 @@ func TestCloudStorageCrashMatrix(t *testing.T) {
 	r := smallRepo()
 	ref := manifest.Reference{Repo: r.name}
 	first := &wire{at: -1}
-	open := serveBuckets(t)
+	_, open := serveBuckets(t)
 	if _, err := newStager(&memory{repo: r}, open("whole", first)).Stage(t.Context(), ref); err != nil {
 		t.Fatal(err)
 	}

@@ -96,7 +96,7 @@ func serveHub(t *testing.T, c hub.Config, r ...hub.Repo) (*hub.Server, *hf.Sourc
 }
 
 // serveBuckets returns what opens a Cloud Storage bucket, which it makes the first time.
-func serveBuckets(t *testing.T) func(name string, w *wire) *gcs.Store {
+func serveBuckets(t *testing.T) (*bucket.Server, func(name string, w *wire) *gcs.Store) {
 	t.Helper()
 	b, err := bucket.New(t.TempDir())
 	if err != nil {
@@ -105,7 +105,7 @@ func serveBuckets(t *testing.T) func(name string, w *wire) *gcs.Store {
 	t.Cleanup(func() { b.Close() })
 	server := httptest.NewServer(b)
 	t.Cleanup(server.Close)
-	return func(name string, w *wire) *gcs.Store {
+	return b, func(name string, w *wire) *gcs.Store {
 		_ = b.CreateBucket(name) // it may exist
 		c := gcs.Config{Bucket: name, Prefix: "some/prefix/", Emulator: server.URL, Wait: time.Millisecond}
 		if w != nil {
@@ -126,7 +126,8 @@ func serveBuckets(t *testing.T) func(name string, w *wire) *gcs.Store {
 // buckets returns an empty bucket of each kind, to be opened by several processes.
 func buckets(t *testing.T) map[string]func(*testing.T) stager.Store {
 	t.Helper()
-	memory, dir, cloud := stagertest.NewBucket(t), t.TempDir(), serveBuckets(t)
+	memory, dir := stagertest.NewBucket(t), t.TempDir()
+	_, cloud := serveBuckets(t)
 	return map[string]func(*testing.T) stager.Store{
 		"memory": func(*testing.T) stager.Store { return memory.Store(nil) },
 		"file":   func(t *testing.T) stager.Store { return openDir(t, dir) },
