@@ -130,6 +130,7 @@ func (m *model) ready(ctx context.Context) error {
 	return m.readyLocked()
 }
 
+// readyLocked is ready for a caller that has the model's token.
 func (m *model) readyLocked() error {
 	l := m.loader
 	l.mu.Lock()
@@ -232,6 +233,8 @@ type view struct {
 func (v *view) Manifest() *manifest.Manifest    { return v.entry.Manifest() }
 func (v *view) Complete(file int) bool          { return v.entry.FileComplete(file) }
 func (v *view) Open(file int) (*os.File, error) { return v.entry.Open(file) }
+
+// load returns the load that fills the entry, or nil where there is none.
 func (v *view) load() *fetch.Load {
 	load := v.model.current()
 	if load != nil && load.Entry() != v.entry {
@@ -242,20 +245,22 @@ func (v *view) load() *fetch.Load {
 
 // Wait waits on one load after the other: one that failed may have been started again.
 func (v *view) Wait(ctx context.Context, file int, off, n int64) error {
-	for load := v.load(); ; {
-		if v.have(file, off, n) {
-			return nil
-		}
-		if load == nil {
+	var last *fetch.Load
+	var err error
+	for !v.have(file, off, n) {
+		load := v.load()
+		switch {
+		case load == nil:
 			return errors.New("nobody has a lease on the model any more")
-		}
-		err := load.Wait(ctx, file, off, n)
-		next := v.load()
-		if err == nil || ctx.Err() != nil || next == load {
+		case load == last:
 			return err
 		}
-		load = next
+		if err = load.Wait(ctx, file, off, n); err == nil || ctx.Err() != nil {
+			return err
+		}
+		last = load
 	}
+	return nil
 }
 
 func (v *view) have(file int, off, n int64) bool {

@@ -152,7 +152,8 @@ func (l *Loader) again(ctx context.Context, le *lease) (Published, error) {
 	case state == foreign:
 		return Published{}, fetch.Fail(fs.ErrExist, "target %s is leased to %s, but something else is mounted over it: unmount that first", le.Target, le.Model)
 	}
-	if err := l.reattach(le); err != nil {
+	le, err := l.reattach(le)
+	if err != nil {
 		return Published{}, err
 	}
 	return m.published(le), nil
@@ -198,27 +199,30 @@ func (m *model) source(le *lease) (string, error) {
 	return m.serving()
 }
 
-// reattach mounts anew at a target whose mount has died or gone. The caller has the model's token.
-func (l *Loader) reattach(le *lease) error {
-	m, old := le.model, *le
+// reattach mounts anew at a target whose mount has died or gone, and returns the lease as it is then.
+// The caller has the model's token.
+func (l *Loader) reattach(old *lease) (*lease, error) {
+	le := *old // others look at the old one meanwhile
+	m := le.model
 	if err := mount.Unmount(le.Target); err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := mount.Prepare(le.Target); err != nil {
-		return err
+		return nil, err
 	}
-	source, err := m.source(le)
+	source, err := m.source(&le)
 	if err == nil {
-		err = l.leases.save(le)
+		err = l.leases.save(&le)
 	}
 	if err == nil {
 		err = mount.Bind(source, le.Target)
 	}
 	l.mu.Lock()
-	l.count(&old, -1)
-	l.count(le, 1)
+	l.byPath[le.Target] = &le
+	l.count(old, -1)
+	l.count(&le, 1)
 	l.mu.Unlock()
-	return errors.Join(err, m.hide())
+	return &le, errors.Join(err, m.hide())
 }
 
 // Unpublish takes away what Publish has shown at target, and the folder if Publish made it. Readers

@@ -91,7 +91,8 @@ func (l *Loader) adopt(ctx context.Context, le *lease, e *cache.Entry) error {
 		return err
 	}
 	defer m.unlock()
-	return l.reattach(le)
+	_, err = l.reattach(le)
+	return err
 }
 
 // drop forgets a lease that could not be taken over, and takes away what is left of it.
