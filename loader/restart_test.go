@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -30,8 +31,9 @@ import (
 	"github.com/headstart-serving/headstart/loader/mount/mounttest"
 )
 
-// runNode is a daemon in a process of its own: its bucket, cache and socket are in dir. While there
-// is a file "hold" in dir, chunks of objects with its content in their name do not come.
+// runNode is a daemon in a process of its own: its bucket, cache and socket are in dir. A file "hold"
+// in dir that says "after N" holds all chunks but the first N, and one that says something else holds
+// those of objects that have it in their names.
 func runNode(dir string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -42,7 +44,11 @@ func runNode(dir string) error {
 	}
 	src := &heldSource{Source: files}
 	if hold, err := os.ReadFile(filepath.Join(dir, "hold")); err == nil {
-		src.hold = string(hold)
+		if n, err := fmt.Sscanf(string(hold), "after %d", &src.left); n == 0 || err != nil {
+			src.hold = string(hold)
+		} else {
+			src.count = true
+		}
 	}
 	c, err := cache.Open(filepath.Join(dir, "cache"), log)
 	if err != nil {
@@ -64,11 +70,13 @@ func runNode(dir string) error {
 
 type heldSource struct {
 	fetch.Source
-	hold string
+	hold  string
+	count bool
+	left  int64
 }
 
 func (s *heldSource) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
-	if s.hold != "" && strings.Contains(key, s.hold) {
+	if s.hold != "" && strings.Contains(key, s.hold) || s.count && atomic.AddInt64(&s.left, -1) < 0 {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -242,6 +250,49 @@ func TestKilled(t *testing.T) {
 	}
 	if m := mounts(t, filepath.Join(dir, "cache"), stream, bind, gone); len(m) > 0 {
 		t.Errorf("left: %+v", m)
+	}
+}
+
+// TestKilledAnywhere kills the daemon after each number of chunks, with a reader waiting for the next
+// one. What was verified is not fetched again.
+func TestKilledAnywhere(t *testing.T) {
+	mounttest.Need(t)
+	const chunks = 8
+	for n := range chunks {
+		dir := t.TempDir()
+		m := model(t, "google/gemma")
+		writeBucket(t, dir, m)
+		if err := os.WriteFile(filepath.Join(dir, "hold"), fmt.Appendf(nil, "after %d", n), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		first := startProcess(t, dir)
+		at := target(t)
+		if _, err := first.Publish(t.Context(), m.Ref(), at); err != nil {
+			t.Fatal(err)
+		}
+		read := make(chan error, 1)
+		go func() { read <- compare(at, m.Manifest, m.Content) }()
+		s := first.await(t, func(s loader.Status) bool { return waiting(s) > 0 && s.Entries[0].InFlight == chunks-n })
+		before := s.Entries[0].Verified
+		first.kill()
+		if err := <-read; err == nil {
+			t.Errorf("after %d chunks all bytes were read", n)
+		}
+		if err := os.Remove(filepath.Join(dir, "hold")); err != nil {
+			t.Fatal(err)
+		}
+		second := startProcess(t, dir)
+		if err := second.Wait(t.Context(), m.Ref(), nil); err != nil {
+			t.Error(err)
+		}
+		check(t, at, m)
+		s = second.await(t, func(loader.Status) bool { return true })
+		if e := s.Entries[0]; before+e.Fetched != m.Manifest.Size() || e.State != "complete" {
+			t.Errorf("after %d chunks %d bytes were verified, then %d fetched: %+v", n, before, e.Fetched, e)
+		}
+		if err := second.Unpublish(t.Context(), at); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -18,11 +18,12 @@ type Progress struct {
 	ETA      float64 `json:"eta_seconds"`         // 0 where nobody knows
 	Elapsed  float64 `json:"elapsed_seconds"`     // of that load
 	First    float64 `json:"first_chunk_seconds"` // from that load's start to its first chunk
-	Waiting  int     `json:"waiting_readers"`     // that wait for a chunk now
-	Stalled  float64 `json:"stalled_seconds"`     // that readers have waited, added up
-	Refetch  int     `json:"refetches"`           // attempts that failed and were made again
-	State    string  `json:"state"`               // complete, loading, failed or partial
-	Reason   string  `json:"reason,omitempty"`    // what the load waits for, or why it failed
+	InFlight int     `json:"chunks_in_flight"`
+	Waiting  int     `json:"waiting_readers"`  // that wait for a chunk now
+	Stalled  float64 `json:"stalled_seconds"`  // that readers have waited, added up
+	Refetch  int     `json:"refetches"`        // attempts that failed and were made again
+	State    string  `json:"state"`            // complete, loading, failed or partial
+	Reason   string  `json:"reason,omitempty"` // what the load waits for, or why it failed
 }
 
 // EntryStatus is one model of the node.
@@ -98,7 +99,7 @@ func (m *model) progress() Progress {
 		return p
 	}
 	f := load.Progress()
-	p.Fetched, p.Waiting, p.Stalled, p.Refetch, p.Reason = f.Fetched, f.Waiting, f.Stalled.Seconds(), f.Refetches, f.Reason
+	p.Fetched, p.InFlight, p.Waiting, p.Stalled, p.Refetch, p.Reason = f.Fetched, f.InFlight, f.Waiting, f.Stalled.Seconds(), f.Refetches, f.Reason
 	end := f.Ended
 	if end.IsZero() {
 		end = time.Now()

@@ -12,7 +12,8 @@
 // completion gets native speed, and what was open before goes on as it was. One inode never has
 // opens of both kinds, which the kernel answers with EIO (fuse_file_io_open, linux fs/fuse/iomode.c).
 //
-// Inode and node numbers follow from the manifest alone.
+// Inode and node numbers follow from the manifest alone. The pages of a served file are in memory
+// twice, once as the backing file's and once as this file system's, charged to the reader.
 package modelfs
 
 import (

@@ -331,7 +331,7 @@ func TestPassthroughRefused(t *testing.T) {
 // TestOpensRacingCompletion opens and reads files at the moment they become complete, with older
 // opens kept: no open and no read may fail.
 func TestOpensRacingCompletion(t *testing.T) {
-	const files, openers = 40, 6
+	const files, openers = 25, 6
 	sizes := map[string]int64{}
 	for i := range files {
 		sizes[fmt.Sprintf("f%02d", i)] = 2*chunk + 5
