@@ -32,7 +32,10 @@ const (
 	benchServe = "HEADSTART_BENCH_SERVE"
 )
 
-const benchFile = 448 << 20 // bytes of each of two files
+const (
+	benchFile    = 448 << 20 // bytes of each of two files
+	benchStreams = 8         // the engine's default
+)
 
 // BenchmarkCold compares, over loopback and from a server in a process of its own, a load by the
 // engine with the least that any reader must do: as many streams, each receiving a chunk into a
@@ -46,7 +49,11 @@ func BenchmarkCold(b *testing.B) {
 	base := startServer(b, dir)
 	m, raw := benchModel(b, base)
 	touch(b, dir)
-	b.Run("bare", func(b *testing.B) { measure(b, dir, func() { bare(b, base, filepath.Join(dir, "bare"), m) }) })
+	b.Run("bare", func(b *testing.B) {
+		client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: benchStreams}}
+		defer client.CloseIdleConnections()
+		measure(b, func() { bare(b, client, base, filepath.Join(dir, "bare"), m) })
+	})
 	b.Run("engine", func(b *testing.B) {
 		b.Setenv("STORAGE_EMULATOR_HOST", base)
 		src, err := gcs.New(b.Context(), name, "")
@@ -59,11 +66,11 @@ func BenchmarkCold(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer c.Close()
-		e := fetch.New(fetch.Config{Source: src, Log: quiet()})
+		e := fetch.New(fetch.Config{Source: src, Log: quiet(), Streams: benchStreams})
 		ctx, cancel := context.WithCancel(b.Context())
 		ended := make(chan error)
 		go func() { ended <- e.Run(ctx) }()
-		measure(b, dir, func() {
+		measure(b, func() {
 			entry, err := c.Entry(m, raw)
 			if err != nil {
 				b.Fatal(err)
@@ -85,7 +92,7 @@ func BenchmarkCold(b *testing.B) {
 }
 
 // measure runs one round after the other and reports the rate and this process's CPU time.
-func measure(b *testing.B, dir string, round func()) {
+func measure(b *testing.B, round func()) {
 	b.SetBytes(2 * benchFile)
 	b.ReportAllocs()
 	before := cpu(b)
@@ -123,13 +130,10 @@ func touch(b *testing.B, dir string) {
 }
 
 // bare is the least that a checked load costs.
-func bare(b *testing.B, base, dir string, m *manifest.Manifest) {
-	const streams = 8
+func bare(b *testing.B, client *http.Client, base, dir string, m *manifest.Manifest) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		b.Fatal(err)
 	}
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: streams}}
-	defer client.CloseIdleConnections()
 	type job struct {
 		url string
 		c   manifest.Chunk
@@ -137,7 +141,7 @@ func bare(b *testing.B, base, dir string, m *manifest.Manifest) {
 	}
 	jobs := make(chan job)
 	var wg sync.WaitGroup
-	for range streams {
+	for range benchStreams {
 		wg.Go(func() {
 			for j := range jobs {
 				if err := get(client, j.url, j.c, j.p); err != nil {
