@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -124,16 +123,6 @@ func (m *model) published(le *lease) Published {
 	return Published{Target: le.Target, Model: le.Model, Sum: m.entry.Sum().String(), Mode: le.Mode, Size: m.m.Size(), Verified: m.entry.Bytes()}
 }
 
-// clear takes away a mount of ours that lost its lease and its process.
-func (l *Loader) clear(target string) error {
-	p, err := mount.At(target)
-	if err != nil || p == nil || !modelfs.Ours(p) || !p.Dead() {
-		return err
-	}
-	l.cfg.Log.Warn("a mount without a lease, whose process has died, is replaced", "target", target)
-	return mount.Unmount(target)
-}
-
 // again makes sure that a target shows what its lease says.
 func (l *Loader) again(ctx context.Context, le *lease) (Published, error) {
 	m := le.model
@@ -223,122 +212,4 @@ func (l *Loader) reattach(old *lease) (*lease, error) {
 	l.count(&le, 1)
 	l.mu.Unlock()
 	return &le, errors.Join(err, m.hide())
-}
-
-// Unpublish takes away what Publish has shown at target, and the folder if Publish made it. Readers
-// that are there go on. A target that shows nothing is no error.
-func (l *Loader) Unpublish(ctx context.Context, target string) error {
-	if err := l.unpublish(ctx, target); err != nil {
-		return fmt.Errorf("unpublishing %s: %w", target, remedy(err))
-	}
-	return nil
-}
-
-func (l *Loader) unpublish(ctx context.Context, target string) error {
-	if err := mount.CheckTarget(target); err != nil {
-		return err
-	}
-	if err := l.running(ctx); err != nil {
-		return err
-	}
-	unlock, err := l.targets.lock(ctx, target)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	le := l.lease(target)
-	if le == nil {
-		return l.clear(target)
-	}
-	if err := le.model.lock(ctx); err != nil {
-		return err
-	}
-	defer le.model.unlock()
-	state, err := le.model.look(target)
-	if err != nil {
-		return err
-	}
-	if state == foreign {
-		return fetch.Fail(fs.ErrExist, "something else is mounted over it: unmount that first")
-	}
-	if err := l.detach(le); err != nil {
-		return err
-	}
-	l.cfg.Log.Info("unpublished", "model", le.Model, "target", target)
-	return nil
-}
-
-// detach undoes attach, the visible part first: a process that dies in between leaves a lease
-// without a mount, which the next one drops. The caller has the model's token.
-func (l *Loader) detach(le *lease) error {
-	if err := mount.Unmount(le.Target); err != nil {
-		return err
-	}
-	if le.Created {
-		if err := unix.Rmdir(le.Target); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			l.cfg.Log.Warn("the target's folder stays", "target", le.Target, "err", err)
-		}
-	}
-	if err := l.leases.remove(le.Target); err != nil {
-		return err
-	}
-	l.mu.Lock()
-	delete(l.byPath, le.Target)
-	l.count(le, -1)
-	l.mu.Unlock()
-	err := le.model.hide()
-	l.release(le.model)
-	return err
-}
-
-// What is found at the target of a lease.
-type state int
-
-const (
-	missing state = iota // nothing is mounted there
-	intact               // what the lease says
-	dead                 // a mount of ours whose process has died
-	foreign              // somebody else's mount
-)
-
-// look says what is at a target that is leased to m.
-func (m *model) look(target string) (state, error) {
-	p, err := mount.At(target)
-	switch {
-	case err != nil:
-		return missing, err
-	case p == nil:
-		return missing, nil
-	case modelfs.Ours(p) && p.Dead():
-		return dead, nil
-	}
-	for _, dir := range m.dirs() {
-		if same(dir, target) {
-			return intact, nil
-		}
-	}
-	return foreign, nil
-}
-
-// dirs returns the folders that a mount of m's may show.
-func (m *model) dirs() []string {
-	m.loader.mu.Lock()
-	defer m.loader.mu.Unlock()
-	var dirs []string
-	if m.entry != nil {
-		dirs = append(dirs, m.entry.Dir())
-	}
-	if m.fs != nil {
-		dirs = append(dirs, m.fs.Dir())
-	}
-	return dirs
-}
-
-func same(a, b string) bool {
-	x, err := os.Stat(a)
-	if err != nil {
-		return false
-	}
-	y, err := os.Stat(b)
-	return err == nil && os.SameFile(x, y)
 }

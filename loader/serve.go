@@ -1,0 +1,124 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/headstart-serving/headstart/loader/cache"
+	"github.com/headstart-serving/headstart/loader/fetch"
+	"github.com/headstart-serving/headstart/loader/modelfs"
+	"github.com/headstart-serving/headstart/loader/mount"
+	"github.com/headstart-serving/headstart/manifest"
+)
+
+// serving returns the folder in which the model is shown while it loads. The caller has the token.
+func (m *model) serving() (string, error) {
+	l := m.loader
+	dir := filepath.Join(l.cfg.Cache.Dir(), "mnt", m.id)
+	if m.fs != nil {
+		return dir, nil
+	}
+	if err := errors.Join(mount.Unmount(dir), os.MkdirAll(dir, 0o700)); err != nil {
+		return "", fmt.Errorf("a folder to mount %s at: %w", m.m.Model, err)
+	}
+	f, err := modelfs.Mount(dir, &view{m, m.entry}, l.cfg.Log)
+	if err != nil {
+		return "", errors.Join(err, os.Remove(dir))
+	}
+	if !l.show(m, f) {
+		return "", errors.Join(errStopped, f.Close())
+	}
+	return dir, nil
+}
+
+// show notes that m is shown by f, unless the loader has stopped.
+func (l *Loader) show(m *model, f *modelfs.FS) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.isStopped() {
+		return false
+	}
+	m.fs = f
+	l.shown[f] = true
+	l.work.Go(func() { l.retire(f) })
+	return true
+}
+
+// retire waits for the last user of a mount and adds up what it did.
+func (l *Loader) retire(f *modelfs.FS) {
+	<-f.Done()
+	s := f.Stats()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.shown, f)
+	l.past = add(l.past, s)
+}
+
+// hide takes the modelfs away if no lease shows it. Whoever still has it open goes on. The caller
+// has the token.
+func (m *model) hide() error {
+	m.loader.mu.Lock()
+	f := m.fs
+	if m.streams > 0 || f == nil {
+		m.loader.mu.Unlock()
+		return nil
+	}
+	m.fs = nil
+	m.loader.mu.Unlock()
+	if err := f.Unmount(); err != nil {
+		return err
+	}
+	return os.Remove(f.Dir())
+}
+
+// view is what a modelfs sees of a model: one entry and whichever load fills it.
+type view struct {
+	model *model
+	entry *cache.Entry
+}
+
+func (v *view) Manifest() *manifest.Manifest    { return v.entry.Manifest() }
+func (v *view) Complete(file int) bool          { return v.entry.FileComplete(file) }
+func (v *view) Open(file int) (*os.File, error) { return v.entry.Open(file) }
+
+// load returns the load that fills the entry, or nil where there is none.
+func (v *view) load() *fetch.Load {
+	load := v.model.current()
+	if load != nil && load.Entry() != v.entry {
+		return nil
+	}
+	return load
+}
+
+// Wait waits on one load after the other: one that failed may have been started again.
+func (v *view) Wait(ctx context.Context, file int, off, n int64) error {
+	var last *fetch.Load
+	var err error
+	for !v.have(file, off, n) {
+		load := v.load()
+		switch {
+		case load == nil:
+			return errors.New("nobody has a lease on the model any more")
+		case load == last:
+			return err
+		}
+		if err = load.Wait(ctx, file, off, n); err == nil || ctx.Err() != nil {
+			return err
+		}
+		last = load
+	}
+	return nil
+}
+
+func (v *view) have(file int, off, n int64) bool {
+	size := v.Manifest().ChunkSize
+	for c := off / size; c <= (off+n-1)/size; c++ {
+		if !v.entry.Have(file, int(c)) {
+			return false
+		}
+	}
+	return true
+}
