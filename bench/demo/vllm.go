@@ -33,7 +33,8 @@ func (d *demo) servePlain(ctx context.Context) error {
 	v := d.result.VLLM
 	v.Plain, v.Same = r, vllm.SameAnswers(v.Road, r)
 	cold, plain := weights(v.Road), weights(r)
-	d.result.Cold, d.result.Stall = round(cold), round(max(0, d.result.Stall+cold-plain))
+	d.result.Cold, d.result.ColdRate = round(cold), rate(d.result.Readers[0].Weights, cold)
+	d.result.Stall = round(d.result.Stall + max(0, cold-plain))
 	if !v.Same {
 		return fmt.Errorf("%w tokens: vLLM on the mount answered %v and %v, on a plain copy %v and %v", manifest.ErrInvalid,
 			v.Road.Completion.Tokens, v.Road.Chat.Tokens, r.Completion.Tokens, r.Chat.Tokens)
