@@ -138,6 +138,15 @@ func TestSourcePreconditions(t *testing.T) {
 	}
 }
 
+// gcsfuse names generation 0 when it means the live one.
+func TestGenerationZeroIsTheLiveOne(t *testing.T) {
+	h := start(t, t.TempDir())
+	h.upload(t, "a", []byte("x"))
+	h.ask(t, "GET", "/storage/v1/b/models/o/a?generation=0", nil).want(t, 200)
+	h.ask(t, "GET", "/storage/v1/b/models/o/a?generation=-1", nil).want(t, 400)
+	h.ask(t, "DELETE", "/storage/v1/b/models/o/a?generation=0", nil).want(t, 204)
+}
+
 func TestMalformedConditions(t *testing.T) {
 	h := start(t, t.TempDir())
 	h.upload(t, "a", []byte("x"))

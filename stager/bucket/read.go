@@ -49,14 +49,15 @@ func (s *Server) openRequested(r *http.Request, rt route) (*reader, error) {
 	return rd, nil
 }
 
-// queryGeneration returns the generation that a query names, 0 if it names none.
+// queryGeneration returns the generation that a query names, 0 if it names none; gcsfuse says 0 for the
+// live one.
 func queryGeneration(r *http.Request, field string) (int64, error) {
 	v := r.URL.Query().Get(field)
 	if v == "" {
 		return 0, nil
 	}
 	n, err := strconv.ParseInt(v, 10, 64)
-	if err != nil || n <= 0 {
+	if err != nil || n < 0 {
 		return 0, errInvalid("Invalid value for %s: %s", field, clip(v))
 	}
 	return n, nil

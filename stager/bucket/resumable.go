@@ -35,7 +35,7 @@ func parseContentRange(s string) (contentRange, error) {
 		}
 	}
 	if span == "*" {
-		c.empty = true
+		c.empty, c.last = true, -1
 		return c, nil
 	}
 	first, last, ok := strings.Cut(span, "-")

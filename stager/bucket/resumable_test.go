@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	"cloud.google.com/go/storage"
@@ -180,26 +182,44 @@ func restart(t *testing.T, dir string) *host {
 	return serve(t, s)
 }
 
+// announced tells when the server first reads a body.
+type announced struct {
+	io.ReadCloser
+	once *sync.Once
+	read chan struct{}
+}
+
+func (a announced) Read(p []byte) (int, error) {
+	a.once.Do(func() { close(a.read) })
+	return a.ReadCloser.Read(p)
+}
+
 // TestSecondRequestTakesOver stalls a chunk on its way; the client's next try ends it.
 func TestSecondRequestTakesOver(t *testing.T) {
 	h := start(t, t.TempDir())
 	data := pattern(768 << 10)
-	u := h.begin(t, "a")
+	u := path(h.begin(t, "a"))
+	read := announced{once: new(sync.Once), read: make(chan struct{})}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = announced{r.Body, read.once, read.read}
+		h.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
 	body, feed := io.Pipe()
 	first := make(chan error, 1)
 	go func() {
-		a, err := h.try("PUT", u, body, "Content-Range: bytes 0-786431/786432")
+		a, err := h.try("PUT", srv.URL+u, body, "Content-Range: bytes 0-786431/786432")
 		if err == nil && a.status == 200 {
-			err = errors.New("the stalled request succeeded")
-		} else {
-			err = nil
+			first <- errors.New("the stalled request succeeded")
+			return
 		}
-		first <- err
+		first <- nil
 	}()
-	if _, err := feed.Write(data[:512<<10]); err != nil { // returns when the transport has taken it
+	if _, err := feed.Write(data[:512<<10]); err != nil {
 		t.Fatal(err)
 	}
-	a, err := h.try("PUT", u, bytes.NewReader(data), "Content-Range: bytes 0-786431/786432")
+	<-read.read // now it has the upload to itself, and nothing more comes
+	a, err := h.try("PUT", srv.URL+u, bytes.NewReader(data), "Content-Range: bytes 0-786431/786432")
 	feed.CloseWithError(errors.New("given up"))
 	if err != nil || a.status != 200 {
 		t.Fatalf("%d %v %s", a.status, err, a.body)
