@@ -100,8 +100,12 @@ func (r *Result) Lines() []string {
 		add("  %q", v.Road.Chat.Text)
 		add("it read its weights in %.2f s, from the plain copy in %.2f s", weights(v.Road), weights(v.Plain))
 	} else {
-		add("the reader, whose imports (░) took %.1f s, stalled %.2f s for bytes that were not there yet", r.HeadStart, r.Stall)
-		add("weights through a mapping: %s/s while they loaded, %s/s then", bytesOf(int64(r.ColdRate)), bytesOf(int64(r.WarmRate)))
+		if r.Road == Fetch {
+			add("a reader on this road starts when all is there: of its %.2f s of stall the fetch is %.2f s", r.Stall, r.Load)
+		} else {
+			add("the reader, whose imports (░) took %.1f s, stalled %.2f s for bytes that were not there yet", r.HeadStart, r.Stall)
+		}
+		add("weights through a mapping: %s/s the first time, %s/s for the second reader", bytesOf(int64(r.ColdRate)), bytesOf(int64(r.WarmRate)))
 	}
 	if c := r.Curl; c != nil {
 		add("%s brought the same bytes to the same medium in %.2f s, unchecked; headstart in %.2f s, checked", c.Tool, c.Seconds, r.Load)
