@@ -167,7 +167,9 @@ func TestAChangedFolderIsANewCommit(t *testing.T) {
 		t.Error("changed files have the same commit")
 	}
 	s.get("/api/models/org/tiny/revision/"+first).expect(t, 404, "X-Error-Code", "RevisionNotFound")
-	if body := s.get(s.get("/org/tiny/resolve/main/model.safetensors").Header.Get("Location")).body; string(body) != "other weights" {
+	r = s.get("/org/tiny/resolve/main/model.safetensors")
+	r.expect(t, 302, "X-Linked-Etag", fmt.Sprintf(`"%x"`, sha256.Sum256([]byte("other weights"))))
+	if body := s.get(r.Header.Get("Location")).body; string(body) != "other weights" {
 		t.Errorf("new bytes %q", body)
 	}
 }

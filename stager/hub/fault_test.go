@@ -90,8 +90,15 @@ func TestStatusInsteadOfAnAnswer(t *testing.T) {
 func TestReset(t *testing.T) {
 	s := serve(t, hub.Config{}, tiny())
 	s.ResetRequests()
-	_, err := s.send("GET", "/api/models/org/tiny", nil, hub.FaultHeader, "return-reset-connection")
-	if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.api, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET /api/models/org/tiny HTTP/1.1\r\nHost: hub\r\n"+hub.FaultHeader+": return-reset-connection\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("error %v, want a reset", err)
 	}
 	if got := s.Requests(); len(got) != 1 || got[0].Status != 0 {

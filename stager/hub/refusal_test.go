@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"strings"
@@ -116,6 +117,16 @@ func TestErrors(t *testing.T) {
 	}
 	s.ask("DELETE", "/api/models/org/tiny").expect(t, 405)
 	s.ask("POST", "/org/tiny/resolve/main/config.json").expect(t, 405)
+}
+
+func TestOverHTTPSAMissingRepositoryHasNoCode(t *testing.T) {
+	w := newSink()
+	r := getRequest(t, "https://hub/api/models/org/none")
+	r.TLS = &tls.ConnectionState{}
+	hub.New(hub.Config{}).Handler().ServeHTTP(w, r)
+	if code := w.header.Get("X-Error-Code"); w.status != 401 || code != "" {
+		t.Errorf("status %d, X-Error-Code %q", w.status, code)
+	}
 }
 
 func TestWithoutTokensEveryTokenIsGood(t *testing.T) {
