@@ -10,8 +10,8 @@ The last thing on stdout is one JSON object:
 
 Seconds count from the start of the server process. Steps are also told on stderr as they happen.
 Both questions are asked at temperature 0 and without an end-of-sequence, so the same weights give the
-same token ids. The server has a process group of its own, of which nothing is left when this ends: by
-itself, by SIGINT or SIGTERM, or with --follow when its parent is gone. Exit status: 0 when the server
+same token ids. Nothing of the server is left when this ends, by itself, by SIGINT or SIGTERM, or with --follow
+when its parent is gone: no process, no shared memory, no socket. Exit status: 0 when the server
 answered, 1 when not (the object is printed all the same, with the end of the log). Python 3.9, no packages.
 """
 
@@ -25,6 +25,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -103,19 +104,46 @@ class Server:
         return self.process.poll() is None
 
     def stop(self):
-        """The parent is asked first; the engine and its worker outlive it for a while, so the group goes after it."""
+        """Asks the parent to end. Then ends what is left of its process group, the processes last that
+        Python starts to remove the shared memory of others: they do it when the others are gone."""
         if self.running():
             self.process.terminate()
             try:
-                self.process.wait(10)
+                self.process.wait(15)
             except subprocess.TimeoutExpired:
                 pass
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        for pid, command in self.group():
+            if b"resource_tracker" not in command:
+                kill(pid)
+        end = time.monotonic() + 10
+        while time.monotonic() < end and (self.running() or self.group()):
+            time.sleep(0.05)
+        for pid, _ in self.group():
+            kill(pid)
         self.process.wait()
         self.reader.join(2)
+
+    def group(self):
+        """The live processes of the server's group, which has its first process's number."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/stat", "rb") as f:
+                    state, _, group = f.read().rpartition(b")")[2].split()[:3]
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    command = f.read()
+            except OSError:
+                continue  # it has just ended
+            if int(group) == self.process.pid and state not in b"ZX":
+                found.append((int(pid), command))
+        return found
+
+
+def kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def healthy(base):
@@ -185,7 +213,9 @@ def main():
     command = [os.path.join(venv, "bin", "vllm"), "serve", a.model, "--served-model-name", "model",
                "--host", "127.0.0.1", "--port", str(port), *FLAGS, *more]
     result = {"ready": False}
-    with open(a.log, "w", buffering=1) as log:
+    with open(a.log, "w", buffering=1) as log, tempfile.TemporaryDirectory(prefix="vllm-") as temporary:
+        # vLLM's processes talk over sockets in the temporary directory, and leave them there.
+        environment.update(TMPDIR=temporary, VLLM_RPC_BASE_PATH=temporary)
         server = Server(command, environment, log, Clock())
         try:
             while not stop.is_set() and server.running() and server.clock() < a.timeout:

@@ -66,9 +66,20 @@ func accept(t *testing.T, l net.Listener) net.Conn {
 	return c
 }
 
-// gone fails the test when a process of the server is alive.
-func gone(t *testing.T, alive net.Conn) {
+// gone fails the test when a process of the server is alive, or something that it made is there.
+func gone(t *testing.T, cfg vllm.Config, alive net.Conn) {
 	t.Helper()
+	defer func() {
+		left, err := os.ReadFile(filepath.Join(cfg.Dir, "left"))
+		if err != nil {
+			t.Error(err)
+		}
+		for _, path := range strings.Fields(string(left)) {
+			if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%s is left (%v)", path, err)
+			}
+		}
+	}()
 	if _, err := io.ReadAll(alive); err != nil {
 		t.Errorf("something of the server is left: %v", err)
 	}
@@ -101,7 +112,7 @@ func TestRun(t *testing.T) {
 	if log, err := os.ReadFile(cfg.Log); err != nil || !strings.Contains(string(log), "Loading weights took") {
 		t.Errorf("log %q, %v", log, err)
 	}
-	gone(t, accept(t, alive))
+	gone(t, cfg, accept(t, alive))
 }
 
 func TestServerDies(t *testing.T) {
@@ -110,7 +121,7 @@ func TestServerDies(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "status 3") || r.Ready || !slices.Contains(r.Log, "RuntimeError: no room") {
 		t.Errorf("%+v, %v", r, err)
 	}
-	gone(t, accept(t, alive))
+	gone(t, cfg, accept(t, alive))
 }
 
 func TestCancel(t *testing.T) {
@@ -130,16 +141,23 @@ func TestCancel(t *testing.T) {
 	if err := <-ran; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	gone(t, c)
+	gone(t, cfg, c)
 }
 
 // TestFollow kills the process that started serve.py with SIGKILL.
 func TestFollow(t *testing.T) {
 	cfg, alive := stand(t, "hang")
 	cmd := exec.Command("sh", "-c", `"$0" serve.py --follow --venv "$1" "$2" & wait`, filepath.Join(cfg.Venv, "bin", "python"), cfg.Venv, cfg.Dir)
+	said, stdout, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	cmd.Stdout = stdout
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	stdout.Close()
 	c := accept(t, alive)
 	if _, err := io.ReadFull(c, make([]byte, 2)); err != nil {
 		t.Error(err)
@@ -148,7 +166,10 @@ func TestFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	gone(t, c)
+	if _, err := io.ReadAll(said); err != nil { // until serve.py, too, has ended
+		t.Error(err)
+	}
+	gone(t, cfg, c)
 }
 
 func TestNoEnvironment(t *testing.T) {
