@@ -22,6 +22,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/headstart-serving/headstart/manifest"
 )
 
@@ -110,8 +112,9 @@ func (s *Stager) stage(ctx context.Context, ref manifest.Reference) (Result, err
 		return Result{}, err
 	}
 	meter := &meter{report: s.Progress, at: Event{Model: model}}
-	r.Already = r.Manifest != nil
-	if !r.Already {
+	if r.Already = r.Manifest != nil; r.Already {
+		meter.at.Total, meter.at.Stored = r.Manifest.Size(), r.Manifest.Size()
+	} else {
 		if r, err = s.copy(ctx, model, left, meter); err != nil {
 			return r, err
 		}
@@ -179,10 +182,13 @@ func (s *Stager) finish(ctx context.Context, r Result, snapshot Snapshot, left [
 			return r, fmt.Errorf("the model is staged, but its parts are not removed: %w", err)
 		}
 	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(16)
 	for _, o := range left {
-		if err := s.Store.Delete(ctx, o.Key); err != nil {
-			return r, fmt.Errorf("the model is staged, but its parts are not removed: %w", err)
-		}
+		group.Go(func() error { return s.Store.Delete(ctx, o.Key) })
+	}
+	if err := group.Wait(); err != nil {
+		return r, fmt.Errorf("the model is staged, but its parts are not removed: %w", err)
 	}
 	meter.event(Committed, "", 0, 0, 0)
 	return r, nil

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"go.uber.org/goleak"
 
@@ -231,6 +232,36 @@ func TestResumeSendsOnlyWhatIsMissing(t *testing.T) {
 	}
 }
 
+// TestRecordOfOtherBytes replaces an object after its record was written: the record does not vouch for it.
+func TestRecordOfOtherBytes(t *testing.T) {
+	r := smallRepo()
+	const path = "model-0327697.safetensors"
+	key := manifest.Model{Repo: r.name, Commit: r.Commit()}.Object(path)
+	bucket := stagertest.NewBucket(t)
+	_, err := stage(t, &memory{repo: r}, bucket.Store(func(_ int, write string) stagertest.Fault {
+		if strings.HasSuffix(write, ".json") && strings.HasPrefix(write, "put "+manifest.Private) {
+			return stagertest.DeadBefore
+		}
+		return stagertest.None
+	}))
+	if !errors.Is(err, stagertest.ErrFault) {
+		t.Fatal(err)
+	}
+	good := slices.Clone(r.files[path])
+	bad := slices.Clone(good)
+	bad[0] ^= 1
+	bucket.Replace(key, bad)
+	if _, err := stage(t, &memory{repo: r}, bucket.Store(nil)); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), path) {
+		t.Errorf("%v", err)
+	}
+	bucket.Replace(key, good)
+	source := &memory{repo: r}
+	if result, err := stage(t, source, bucket.Store(nil)); err != nil || result.Fetched != 0 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	checkStaged(t, bucket.Store(nil), r)
+}
+
 // TestWrongPartIsFoundOut leaves a part of other bytes, with a note that fits them, behind a gap.
 func TestWrongPartIsFoundOut(t *testing.T) {
 	r, bad := smallRepo(), smallRepo()
@@ -323,40 +354,50 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestMemory bounds the buffers: no more chunks are asked for than fit.
-func TestMemory(t *testing.T) {
-	r := exampleRepo()
-	var mu sync.Mutex
-	open, most := 0, 0
-	source := &memory{repo: r, bytes: func(_ context.Context, _ string, _ int64, data []byte) (io.Reader, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		open++
-		most = max(most, open)
-		return &closing{strings.NewReader(string(data)), func() { mu.Lock(); open--; mu.Unlock() }}, nil
-	}}
-	s := stager.New(stager.Config{Source: source, Store: stagertest.NewBucket(t).Store(nil), ChunkSize: chunkSize, Memory: 3 * chunkSize, Streams: 16})
-	if _, err := s.Stage(t.Context(), manifest.Reference{Repo: r.name}); err != nil {
-		t.Fatal(err)
+// TestInFlight lets every range block, and counts them: as many as there are streams and buffers for, and
+// of a part whose turn it is all.
+func TestInFlight(t *testing.T) {
+	for _, test := range []struct {
+		name            string
+		streams, chunks int
+		want            int
+	}{
+		{"streams", 2, 6, 2}, {"buffers", 16, 3, 3}, {"a part", 16, 1, 1}, {"both", 4, 4, 4},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := exampleRepo()
+				bucket := stagertest.NewBucket(t)
+				var mu sync.Mutex
+				open := 0
+				gate := make(chan struct{})
+				source := &memory{repo: r, bytes: func(_ context.Context, _ string, _ int64, data []byte) (io.Reader, error) {
+					mu.Lock()
+					open++
+					mu.Unlock()
+					<-gate
+					return strings.NewReader(string(data)), nil
+				}}
+				s := stager.New(stager.Config{Source: source, Store: bucket.Store(nil), ChunkSize: chunkSize, Memory: int64(test.chunks) * chunkSize, Streams: test.streams})
+				done := make(chan error)
+				go func() {
+					_, err := s.Stage(t.Context(), manifest.Reference{Repo: r.name})
+					done <- err
+				}()
+				synctest.Wait()
+				mu.Lock()
+				if open != test.want {
+					t.Errorf("%d ranges at once, want %d", open, test.want)
+				}
+				mu.Unlock()
+				close(gate)
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				checkStaged(t, bucket.Store(nil), r)
+			})
+		})
 	}
-	if most > 3 {
-		t.Errorf("%d chunks at once, there is room for 3", most)
-	}
-}
-
-// closing calls f at the end of what it reads.
-type closing struct {
-	io.Reader
-	f func()
-}
-
-func (c *closing) Read(p []byte) (int, error) {
-	n, err := c.Reader.Read(p)
-	if c.f != nil && c.Reader.(*strings.Reader).Len() == 0 {
-		c.f()
-		c.f = nil
-	}
-	return n, err
 }
 
 // TestFullBucket gets the store's error classes through.

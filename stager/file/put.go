@@ -143,7 +143,7 @@ func (s *Store) replace(ctx context.Context, temp, key string, expected int64) e
 		}
 		done, err := func() (bool, error) {
 			defer old.Close()
-			if err := lock(ctx, old); err != nil {
+			if err := s.lock(ctx, old, key); err != nil {
 				return true, err
 			}
 			if !s.names(key, old) {
@@ -194,18 +194,22 @@ func (s *Store) holds(key string, data [][]byte) (bool, error) {
 	return n == 0 && errors.Is(err, io.EOF), nil
 }
 
-// lock waits for the exclusive lock of f. Its process may have died, then the lock is free.
-func lock(ctx context.Context, f *os.File) error {
+// lock waits for the exclusive lock of f, which stands for key. Should the process that has it die, the
+// lock is free.
+func (s *Store) lock(ctx context.Context, f *os.File, key string) error {
 	const every = 50 * time.Millisecond
 	timer := time.NewTimer(every)
 	defer timer.Stop()
-	for {
+	for tries := 0; ; tries++ {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			return nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("locking %s: %w", f.Name(), err)
+		}
+		if tries == 20 && s.Log != nil {
+			s.Log.Warn("another process writes this file: waiting for it", "bucket", s.String(), "key", key)
 		}
 		select {
 		case <-ctx.Done():

@@ -15,6 +15,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"log/slog"
 	"os"
 	"path"
 	"strings"
@@ -32,6 +33,8 @@ const partsDir = manifest.Private + "parts"
 
 // Store is a directory as a bucket.
 type Store struct {
+	Log *slog.Logger // optional
+
 	dir  string
 	root *os.Root // names cannot lead out of it, by symbolic links neither
 	once sync.Once
@@ -136,8 +139,17 @@ func (s *Store) prune(dir string) {
 	}
 }
 
-// mkdirs makes a directory and its parents last.
+// mkdirs makes a directory and its parents last. Other processes remove those that they find empty.
 func (s *Store) mkdirs(dir string) error {
+	for tries := 1; ; tries++ {
+		err := s.mkdirsOnce(dir)
+		if !errors.Is(err, fs.ErrNotExist) || tries == 100 {
+			return err
+		}
+	}
+}
+
+func (s *Store) mkdirsOnce(dir string) error {
 	for i := range len(dir) + 1 {
 		if i < len(dir) && dir[i] != '/' {
 			continue

@@ -185,6 +185,28 @@ func TestAfterACrash(t *testing.T) {
 	})
 }
 
+// TestReservationIsGivenBack opens an upload and writes nothing.
+func TestReservationIsGivenBack(t *testing.T) {
+	root := t.TempDir()
+	s := open(t, root)
+	must(t, upload3(t, s).Close())
+	if got := tree(t, root); got != "" {
+		t.Errorf("%s", got)
+	}
+	// After a Commit the names belong to others.
+	u := upload3(t, s, 0, 1, 2)
+	must(t, u.Commit(t.Context(), parts()))
+	must(t, os.Remove(filepath.Join(root, key)))
+	other := upload3(t, open(t, root), 0)
+	must(t, u.Close())
+	must(t, other.Close())
+	if u, err := s.Upload(t.Context(), key, dir, int64(len(data))); err != nil || len(u.Parts()) != 1 {
+		t.Errorf("%v, %v", u, err)
+	} else {
+		must(t, u.Close())
+	}
+}
+
 // TestWaits holds an upload and lets a second process ask for the same one.
 func TestWaits(t *testing.T) {
 	root := t.TempDir()

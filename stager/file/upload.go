@@ -34,6 +34,7 @@ type upload struct {
 
 	mu      sync.Mutex
 	journal *os.File // its lock is held
+	empty   bool     // no part is in the journal, and nothing is lost with it
 }
 
 // line is a part in the journal.
@@ -99,7 +100,7 @@ func (u *upload) lock(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := lock(ctx, f); err != nil {
+		if err := u.store.lock(ctx, f, u.key); err != nil {
 			f.Close()
 			return err
 		}
@@ -146,6 +147,7 @@ func (u *upload) recover(ctx context.Context) error {
 			u.parts = append(u.parts, stager.Part(p))
 		}
 	}
+	u.empty = len(u.parts) == 0
 	slices.SortFunc(u.parts, func(a, b stager.Part) int { return cmp.Compare(a.Offset, b.Offset) })
 	return u.journal.Truncate(whole)
 }
@@ -188,6 +190,7 @@ func (u *upload) Write(ctx context.Context, p stager.Part, data [][]byte) error 
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.empty = false
 	_, err = u.journal.Write(append(text, '\n'))
 	return u.store.explain(err)
 }
@@ -239,6 +242,7 @@ func (s *Store) sums(key string, size int64, want uint32) (bool, error) {
 
 // remove forgets the parts, the journal first: without it the data means nothing.
 func (u *upload) remove() {
+	u.empty = false // from now on the names may be another process's
 	u.store.root.Remove(u.dir + "/journal")
 	u.store.root.Remove(u.dir + "/data")
 	u.store.prune(path.Clean(u.dir))
@@ -249,6 +253,12 @@ func (u *upload) Discard(context.Context) error {
 	return nil
 }
 
+// Close gives the reserved space back where no part is in it.
 func (u *upload) Close() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.empty {
+		u.remove()
+	}
 	return errors.Join(u.data.Close(), u.journal.Close())
 }

@@ -259,16 +259,25 @@ func TestWithoutCredentials(t *testing.T) {
 }
 
 // lying is a service that forgets to compare the sum of what it composes.
-type lying struct{ http.RoundTripper }
+type lying struct {
+	http.RoundTripper
+	t *testing.T
+}
 
 func (l lying) RoundTrip(r *http.Request) (*http.Response, error) {
 	if strings.HasSuffix(r.URL.Path, "/compose") {
 		var body struct {
 			Destination map[string]any `json:"destination"`
-			Sources     []any          `json:"sourceObjects"`
+			Sources     []struct {
+				Name       string `json:"name"`
+				Generation string `json:"generation"`
+			} `json:"sourceObjects"`
 		}
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 			return nil, err
+		}
+		if body.Destination["crc32c"] == nil || len(body.Sources) != 3 || body.Sources[0].Generation == "" {
+			l.t.Errorf("the service is not told the sum, or not the generations: %+v", body)
 		}
 		// It leaves out the last part, and the sum that would tell.
 		delete(body.Destination, "crc32c")
@@ -286,7 +295,7 @@ func (l lying) RoundTrip(r *http.Request) (*http.Response, error) {
 // TestWrongCompositionIsRemoved composes with a service that does not check.
 func TestWrongCompositionIsRemoved(t *testing.T) {
 	b, open := serve(t)
-	s := open(func(c *gcs.Config) { c.Wrap = func(r http.RoundTripper) http.RoundTripper { return lying{r} } })
+	s := open(func(c *gcs.Config) { c.Wrap = func(r http.RoundTripper) http.RoundTripper { return lying{r, t} } })
 	data := stagertest.Bytes(25)
 	u, err := s.Upload(t.Context(), key, dir, int64(len(data)))
 	must(t, err)

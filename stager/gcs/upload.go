@@ -92,7 +92,7 @@ func (u *upload) Write(ctx context.Context, p stager.Part, data [][]byte) error 
 	return fmt.Errorf("%s/%s: another process writes this part again and again", u.store, key)
 }
 
-// Commit composes the parts as a tree, then removes them.
+// Commit composes the parts as a tree, then removes them as far as it may.
 func (u *upload) Commit(ctx context.Context, parts []stager.Part) error {
 	level := make([]piece, len(parts))
 	whole := stager.Part{}
@@ -119,7 +119,11 @@ func (u *upload) Commit(ctx context.Context, parts []stager.Part) error {
 	if _, err := u.compose(ctx, u.key, whole, level); err != nil {
 		return u.finished(ctx, whole, err)
 	}
-	return u.remove(ctx, made)
+	if err := u.remove(ctx, made); err != nil {
+		// The object is there. Whoever lists the parts at the end sees what is left.
+		u.store.Log.Warn("removing the parts of a file", "key", u.key, "err", err)
+	}
+	return nil
 }
 
 // level composes as many pieces into one as the service can. A last one that is alone is the same piece again.
