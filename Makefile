@@ -10,7 +10,7 @@ export HEADSTART_CACHE := $(CACHE)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-vllm test test-go test-clients test-vllm lint fuzz clean
+.PHONY: help build demo demo-vllm test test-go test-clients test-vllm lint clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -21,17 +21,24 @@ build: ## Build .cache/bin/headstart
 demo: build ## The main job on this machine: Hub, bucket, node and reader, every byte verified (MODEL=gemma-3-1b for another)
 	@$(BIN) demo $(if $(MODEL),--model $(MODEL))
 
-demo-vllm: build ## The same with a real vLLM on the CPU at the end of the road (installs 6 GB the first time)
+demo-vllm: build ## The same with a real vLLM on the CPU at the end of the road (installs 7 GB the first time)
 	@bench/vllm/install.sh $(CACHE)/vllm
 	@$(BIN) demo --vllm $(CACHE)/vllm $(if $(MODEL),--model $(MODEL))
 
-test: lint test-go test-clients ## Everything that is tested: lint, Go tests with the race detector, foreign clients
+test: lint test-go test-clients ## Everything but vLLM: lint, Go tests with the race detector, foreign clients
 
 test-go: ## The Go tests with the race detector
 	$(GO) test -race -timeout 20m ./...
 
 test-clients: build ## Foreign clients against the embedded Hub and bucket (installs them the first time)
-	bench/clients/run.sh
+	@HEADSTART=$(BIN) bench/clients/run.sh
+
+test-vllm: build ## What needs torch: transformers, Run:ai's streamer, a real vLLM (installs 7 GB the first time)
+	@bench/vllm/install.sh $(CACHE)/vllm
+	HEADSTART_PYTHON=$(CACHE)/vllm/bin/python $(GO) test -count=1 ./stager/hub/gemma
+	@HEADSTART=$(BIN) bench/clients/transformers.sh $(CACHE)/vllm/bin/python
+	@HEADSTART=$(BIN) bench/clients/bucket.sh $(CACHE)/vllm/bin/python
+	@$(MAKE) --no-print-directory demo-vllm
 
 lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
