@@ -88,7 +88,8 @@ rclone() {
     --gcs-bucket-policy-only --low-level-retries 2 --retries 1 "$@"
 }
 
-nothing_to_copy() { rclone copy "$work/tree" :gcs:clients/tree -v 2>&1 | grep -q 'nothing to transfer'; }
+# grep reads to the end: with -q it would leave early, and a pipe that breaks is a failure here.
+nothing_to_copy() { rclone copy "$work/tree" :gcs:clients/tree -v 2>&1 | grep 'nothing to transfer'; }
 copied_back() { rclone copy :gcs:clients/tree "$work/back" "$@" && diff -r "$work/tree" "$work/back"; rm -rf "$work/back"; }
 corrupted_noticed() { ! rclone copy --header-download 'x-goog-emulator-instructions: return-corrupted-data' :gcs:clients/tree/model.safetensors "$work/bad"; }
 is_empty() { [ -z "$(rclone lsf -R :gcs:clients)" ]; }
