@@ -16,7 +16,11 @@ import (
 func openStore(ctx context.Context, p process, u bucketURL) (stager.Store, func(), error) {
 	if u.Scheme == "file" {
 		s, err := writefile.New(u.Dir)
-		return s, func() {}, err
+		if err != nil {
+			return nil, nil, err
+		}
+		s.Log = p.logger(slog.LevelInfo) // it waits for another process, and says so
+		return s, func() {}, nil
 	}
 	s, err := writegcs.New(ctx, writegcs.Config{
 		Bucket: u.Name, Prefix: u.Prefix, Emulator: p.Getenv("STORAGE_EMULATOR_HOST"), Log: p.logger(slog.LevelWarn),
