@@ -45,7 +45,7 @@ func serve(t testing.TB, s *bucket.Server, options ...option.ClientOption) *host
 	t.Helper()
 	srv := httptest.NewServer(s)
 	hc := &http.Client{Transport: &http.Transport{DisableCompression: true}}
-	options = append([]option.ClientOption{option.WithEndpoint(srv.URL + "/storage/v1/"), option.WithHTTPClient(hc)}, options...)
+	options = append([]option.ClientOption{option.WithEndpoint(srv.URL + "/storage/v1/"), option.WithHTTPClient(hc), option.WithoutAuthentication()}, options...)
 	c, err := storage.NewClient(context.Background(), options...)
 	if err != nil {
 		t.Fatal(err)
