@@ -370,17 +370,6 @@ func TestSteps(t *testing.T) {
 	}
 }
 
-func TestNatural(t *testing.T) {
-	want := []string{"", "a", "a1", "a01b", "a1c", "a2", "a10", "a10-1", "a10-2", "a99999999999999999999", "a100000000000000000000", "b", "m-9", "m-10"}
-	for i, a := range want {
-		for j, b := range want {
-			if got := natural(a, b); (got < 0) != (i < j) || (got == 0) != (i == j) {
-				t.Errorf("natural(%q, %q) = %d", a, b, got)
-			}
-		}
-	}
-}
-
 func TestSums(t *testing.T) {
 	want := map[string]manifest.Digest{"a": {1}, "b/c d": {2}, " e": {3}}
 	var b strings.Builder

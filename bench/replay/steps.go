@@ -1,7 +1,6 @@
 package replay
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -87,7 +86,7 @@ func (r *reader) weights(ctx context.Context, keep bool) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	slices.SortFunc(files, natural)
+	slices.SortFunc(files, manifest.NaturalOrder)
 	var n int64
 	tensors := 0
 	for _, path := range files {
@@ -158,33 +157,4 @@ func (r *reader) indexed(ctx context.Context, found []string) ([]string, error) 
 		named[path] = true
 	}
 	return slices.DeleteFunc(found, func(path string) bool { return !named[path] }), nil
-}
-
-// natural compares names with their runs of digits as numbers: shard 2 comes before shard 10.
-func natural(a, b string) int {
-	for a != "" && b != "" {
-		da, db := digits(a), digits(b)
-		if da > 0 && db > 0 {
-			x, y := strings.TrimLeft(a[:da], "0"), strings.TrimLeft(b[:db], "0")
-			if c := cmp.Or(cmp.Compare(len(x), len(y)), cmp.Compare(x, y)); c != 0 {
-				return c
-			}
-			a, b = a[da:], b[db:]
-			continue
-		}
-		if a[0] != b[0] {
-			return cmp.Compare(a[0], b[0])
-		}
-		a, b = a[1:], b[1:]
-	}
-	return cmp.Compare(len(a), len(b))
-}
-
-// digits returns the length of the run of digits that s begins with.
-func digits(s string) int {
-	n := 0
-	for n < len(s) && '0' <= s[n] && s[n] <= '9' {
-		n++
-	}
-	return n
 }

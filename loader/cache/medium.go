@@ -26,7 +26,6 @@ func fail(class error, format string, args ...any) error {
 
 // medium is the file system that entries lie on.
 type medium struct {
-	name   string
 	memory bool // nothing of it survives a reboot: no fsync is needed
 }
 

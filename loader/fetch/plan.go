@@ -33,7 +33,7 @@ func plan(m *manifest.Manifest) (order []ref, heads int) {
 		case smallB:
 			return 1
 		}
-		return natural(fa.Path, fb.Path)
+		return manifest.NaturalOrder(fa.Path, fb.Path)
 	})
 	order = make([]ref, 0, n)
 	for _, f := range files {
@@ -55,41 +55,4 @@ func plan(m *manifest.Manifest) (order []ref, heads int) {
 		}
 	}
 	return order, heads
-}
-
-// natural compares names as a person does: a run of digits by its value, so model-2 comes before
-// model-10. Names that differ by leading zeros only are compared by their bytes.
-func natural(a, b string) int {
-	x, y := a, b
-	for x != "" && y != "" {
-		dx, dy := digits(x), digits(y)
-		if dx == 0 || dy == 0 {
-			if x[0] != y[0] {
-				return cmp.Compare(x[0], y[0])
-			}
-			x, y = x[1:], y[1:]
-			continue
-		}
-		nx, ny := trimZeros(x[:dx]), trimZeros(y[:dy])
-		if c := cmp.Or(cmp.Compare(len(nx), len(ny)), cmp.Compare(nx, ny)); c != 0 {
-			return c
-		}
-		x, y = x[dx:], y[dy:]
-	}
-	return cmp.Or(cmp.Compare(len(x), len(y)), cmp.Compare(a, b))
-}
-
-func digits(s string) int {
-	n := 0
-	for n < len(s) && '0' <= s[n] && s[n] <= '9' {
-		n++
-	}
-	return n
-}
-
-func trimZeros(s string) string {
-	for len(s) > 1 && s[0] == '0' {
-		s = s[1:]
-	}
-	return s
 }

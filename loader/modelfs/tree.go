@@ -1,7 +1,6 @@
 package modelfs
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 
@@ -45,7 +44,7 @@ func newTree(m *manifest.Manifest) *tree {
 		t.add(dir, segments[len(segments)-1], i, m.Files[i].Size)
 	}
 	for _, n := range t.nodes {
-		slices.SortFunc(n.children, func(a, b *node) int { return natural(a.name, b.name) })
+		slices.SortFunc(n.children, func(a, b *node) int { return manifest.NaturalOrder(a.name, b.name) })
 	}
 	return t
 }
@@ -100,35 +99,4 @@ func (n *node) links() uint32 {
 		}
 	}
 	return links
-}
-
-// natural compares names as a person sorts them: runs of digits by their value.
-func natural(a, b string) int {
-	x, y := a, b
-	for x != "" && y != "" {
-		i, j := digits(x), digits(y)
-		if i == 0 || j == 0 {
-			if x[0] != y[0] {
-				return cmp.Compare(x[0], y[0])
-			}
-			x, y = x[1:], y[1:]
-			continue
-		}
-		p, q := strings.TrimLeft(x[:i], "0"), strings.TrimLeft(y[:j], "0")
-		if c := cmp.Or(cmp.Compare(len(p), len(q)), strings.Compare(p, q)); c != 0 {
-			return c
-		}
-		x, y = x[i:], y[j:]
-	}
-	return cmp.Or(cmp.Compare(len(x), len(y)), strings.Compare(a, b))
-}
-
-// digits returns the number of digits that s begins with.
-func digits(s string) int {
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return i
-		}
-	}
-	return len(s)
 }
