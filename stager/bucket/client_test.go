@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"cloud.google.com/go/storage"
+	"cloud.google.com/go/storage/transfermanager"
 	"google.golang.org/api/googleapi"
 	"google.golang.org/api/iterator"
 	"google.golang.org/api/option"
@@ -156,5 +157,34 @@ func TestGoClient(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestEmulatorHost uses the variable by which every Google client finds an emulator, and the client's own
+// parallel downloader.
+func TestEmulatorHost(t *testing.T) {
+	h := start(t, t.TempDir())
+	t.Setenv("STORAGE_EMULATOR_HOST", h.URL)
+	c, err := storage.NewClient(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	data := pattern(3<<20 + 5)
+	put(t, c.Bucket(name).Object("a"), data)
+	d, err := transfermanager.NewDownloader(c, transfermanager.WithWorkers(4), transfermanager.WithPartSize(1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := transfermanager.NewDownloadBuffer(make([]byte, len(data)))
+	if err := d.DownloadObject(t.Context(), &transfermanager.DownloadObjectInput{Bucket: name, Object: "a", Destination: buf}); err != nil {
+		t.Fatal(err)
+	}
+	results, err := d.WaitAndClose()
+	if err != nil || len(results) != 1 || results[0].Err != nil {
+		t.Fatal(results, err)
+	}
+	if !bytes.Equal(buf.Bytes(), data) {
+		t.Error("the bytes differ")
 	}
 }
