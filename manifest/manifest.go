@@ -189,12 +189,16 @@ func (f *File) validate(chunkSize int64) error {
 	return nil
 }
 
-// Marshal returns the manifest's one encoding. It fails where Validate does.
+// Marshal returns the manifest's one encoding. It fails where Validate does, and above MaxSize.
 func Marshal(m *Manifest) ([]byte, error) {
 	if err := m.Validate(); err != nil {
 		return nil, fmt.Errorf("manifest of %s: %w", m.Model, err)
 	}
-	return encode(m), nil
+	b := encode(m)
+	if len(b) > MaxSize {
+		return nil, mark(fmt.Errorf("manifest of %s: %d files make %d bytes, more than %d that readers take", m.Model, len(m.Files), len(b), MaxSize))
+	}
+	return b, nil
 }
 
 // encode writes one line a file, so that a person can read and compare manifests.

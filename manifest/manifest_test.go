@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"flag"
+	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
 	"os"
@@ -177,6 +178,17 @@ func TestSizesThatOverflow(t *testing.T) {
 	}
 	if err := m.Validate(); err == nil {
 		t.Error("accepted")
+	}
+}
+
+func TestMarshalRefusesWhatParseWould(t *testing.T) {
+	m := example(t)
+	m.Files = nil
+	for i := range 130_000 {
+		m.Files = append(m.Files, manifest.File{Path: fmt.Sprintf("%06d", i)})
+	}
+	if b, err := manifest.Marshal(m); err == nil {
+		t.Errorf("made %d bytes", len(b))
 	}
 }
 

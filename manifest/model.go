@@ -82,7 +82,9 @@ func checkRepo(repo string) error {
 type Reference struct {
 	Repo     string
 	Revision string // a branch, a tag or a commit
-	Pin      Digest // sha256 of the manifest's bytes: exactly those bytes or an error
+	// Pin is the sha256 of the manifest's bytes: that manifest or an error, and so those files, as
+	// far as the reader's check of the files goes.
+	Pin Digest
 }
 
 // ParseReference reads "org/name", "org/name@revision" or "org/name@sha256:<64 hex>".

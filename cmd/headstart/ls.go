@@ -105,11 +105,18 @@ func list(ctx context.Context, source fetch.Source, prefix string) ([]stagedMode
 		if repo == "" {
 			continue
 		}
-		data, err := source.Get(ctx, o.Key, manifest.MaxSize)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed since it was listed
+		limit := int64(manifest.MaxSize)
+		if ref {
+			limit = 100
 		}
-		if err != nil {
+		data, err := source.Get(ctx, o.Key, limit)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue // removed since it was listed
+		case errors.Is(err, manifest.ErrInvalid) && !ref: // too long
+			models[manifest.Model{Repo: repo, Commit: name}] = stagedModel{Model: repo, Commit: name, Error: err.Error()}
+			continue
+		case err != nil && !errors.Is(err, manifest.ErrInvalid):
 			return nil, err
 		}
 		if ref {

@@ -115,7 +115,7 @@ and verified. It is for init containers.
 		ctx := cmd.Context()
 		if timeout > 0 {
 			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%s is not complete after %s; the load goes on", ref, timeout))
+			ctx, cancel = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%s is not complete after %s; what is there stays, and the load ends unless somebody else wants it", ref, timeout))
 			defer cancel()
 		}
 		node := control.Dial(*socket)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 )
@@ -32,9 +33,20 @@ func run(ctx context.Context, args []string, p process) int {
 		return exitOK
 	}
 	code := exitCode(ctx, err)
-	// One line: a cause may come from a server, and a script counts lines.
-	fmt.Fprintf(p.Stderr, "%s: %s\n", cmd.CommandPath(), strings.Join(strings.Fields(message(ctx, err)), " "))
+	fmt.Fprintf(p.Stderr, "%s: %s\n", cmd.CommandPath(), oneLine(message(ctx, err)))
 	return code
+}
+
+// oneLine makes a message fit for a terminal and for a script that counts lines: a cause may quote
+// what a server sent.
+func oneLine(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
 }
 
 func newRootCommand(p process) *cobra.Command {

@@ -48,6 +48,7 @@ there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead 
 		if err != nil {
 			return err
 		}
+		hub.Log = p.logger(slog.LevelWarn)
 		source, err := hf.New(hub)
 		if err != nil {
 			return err
@@ -96,7 +97,7 @@ func (p process) staged(r stager.Result, u bucketURL, asJSON bool) error {
 	return err
 }
 
-// pin is the reference that gives exactly these bytes or an error.
+// pin is the reference that gives exactly this manifest or an error.
 func pin(m *manifest.Manifest, sum manifest.Digest) string {
 	return manifest.Reference{Repo: m.Model.Repo, Pin: sum}.String()
 }

@@ -115,7 +115,7 @@ func verifyObjects(ctx context.Context, source fetch.Source, m *manifest.Manifes
 		size, ok := sizes[m.Model.Object(f.Path)]
 		switch {
 		case !ok:
-			wrong = append(wrong, &fs.PathError{Op: "verify", Path: m.Model.Object(f.Path), Err: fs.ErrNotExist})
+			wrong = append(wrong, fetch.Fail(fs.ErrNotExist, "object %s is missing: run: headstart stage %s", m.Model.Object(f.Path), m.Model))
 		case size != f.Size:
 			wrong = append(wrong, &manifest.MismatchError{Path: f.Path, Size: f.Size, Sum: "size", Want: fmt.Sprint(f.Size), Got: fmt.Sprint(size)})
 		}
