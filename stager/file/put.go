@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -24,7 +23,7 @@ const tempPrefix = "put-"
 // Put writes a small file, if the one that is there has the given version.
 func (s *Store) Put(ctx context.Context, key string, expected int64, data ...[]byte) error {
 	s.once.Do(s.sweep)
-	temp, f, err := s.temp()
+	temp, f, err := s.temp(ctx)
 	if err != nil {
 		return s.explain(err)
 	}
@@ -58,8 +57,11 @@ func (s *Store) Put(ctx context.Context, key string, expected int64, data ...[]b
 
 // temp makes a file that nobody else uses. Its lock tells a file in use from one that a killed process
 // has left.
-func (s *Store) temp() (string, *os.File, error) {
+func (s *Store) temp(ctx context.Context) (string, *os.File, error) {
 	for {
+		if ctx.Err() != nil {
+			return "", nil, context.Cause(ctx)
+		}
 		if err := s.mkdirs(partsDir); err != nil {
 			return "", nil, err
 		}
@@ -71,10 +73,17 @@ func (s *Store) temp() (string, *os.File, error) {
 		if err != nil {
 			return "", nil, err
 		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && s.names(name, f) {
+		locked, err := s.tryLock(f)
+		if locked && s.names(name, f) {
 			return name, f, nil
 		}
-		f.Close() // swept away between the two calls
+		f.Close()
+		if err != nil {
+			s.root.Remove(name)
+			s.prune(partsDir)
+			return "", nil, err
+		}
+		// It was swept away between the two calls.
 	}
 }
 
@@ -93,7 +102,7 @@ func (s *Store) sweep() {
 		if err != nil {
 			continue
 		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		if locked, _ := s.tryLock(f); locked {
 			s.root.Remove(name)
 		}
 		f.Close()
@@ -201,12 +210,8 @@ func (s *Store) lock(ctx context.Context, f *os.File, key string) error {
 	timer := time.NewTimer(every)
 	defer timer.Stop()
 	for tries := 0; ; tries++ {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("locking %s: %w", f.Name(), err)
+		if locked, err := s.tryLock(f); locked || err != nil {
+			return err
 		}
 		if tries == 20 && s.Log != nil {
 			s.Log.Warn("another process writes this file: waiting for it", "bucket", s.String(), "key", key)
@@ -216,6 +221,22 @@ func (s *Store) lock(ctx context.Context, f *os.File, key string) error {
 			return context.Cause(ctx)
 		case <-timer.C:
 			timer.Reset(every)
+		}
+	}
+}
+
+// tryLock reports whether it got the exclusive lock of f. Only a lock that another process has is no error:
+// Lustre mounted with noflock and NFS without a lock daemon refuse every lock, and waiting would not end.
+func (s *Store) tryLock(f *os.File) (bool, error) {
+	for {
+		err := s.flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return true, nil
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return false, nil
+		case !errors.Is(err, unix.EINTR):
+			return false, stager.Fail(syscall.EOPNOTSUPP, "%s has no file locks (%v): mount it with -o flock, or use another directory", s, err)
 		}
 	}
 }

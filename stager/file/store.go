@@ -38,6 +38,9 @@ type Store struct {
 	dir  string
 	root *os.Root // names cannot lead out of it, by symbolic links neither
 	once sync.Once
+
+	flock     func(fd, how int) error // unix.Flock
+	fallocate func(fd int, mode uint32, off, n int64) error
 }
 
 // New opens the directory, which must exist.
@@ -49,7 +52,7 @@ func New(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bucket file://%s: %w", dir, err)
 	}
-	return &Store{dir: dir, root: root}, nil
+	return &Store{dir: dir, root: root, flock: unix.Flock, fallocate: unix.Fallocate}, nil
 }
 
 // Close releases the directory.

@@ -232,7 +232,7 @@ func TestWaits(t *testing.T) {
 // TestSweepLeavesWhatIsInUse lets one process begin while another is in the middle of a Put.
 func TestSweepLeavesWhatIsInUse(t *testing.T) {
 	root := t.TempDir()
-	name, f, err := open(t, root).temp()
+	name, f, err := open(t, root).temp(t.Context())
 	must(t, err)
 	defer f.Close()
 	must(t, open(t, root).Put(t.Context(), "x", 0, []byte("x")))

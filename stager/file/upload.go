@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -78,7 +79,7 @@ func (u *upload) open(ctx context.Context) error {
 	if u.data, err = u.store.root.OpenFile(u.dir+"/data", os.O_RDWR|os.O_CREATE, 0o644); err != nil {
 		return err
 	}
-	if err := u.allocate(); err != nil {
+	if err := u.allocate(ctx); err != nil {
 		if fresh {
 			u.remove()
 		}
@@ -90,6 +91,9 @@ func (u *upload) open(ctx context.Context) error {
 // lock opens the journal and waits until no other process has it.
 func (u *upload) lock(ctx context.Context) error {
 	for {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err := u.store.mkdirs(u.dir); err != nil {
 			return err
 		}
@@ -101,6 +105,9 @@ func (u *upload) lock(ctx context.Context) error {
 			return err
 		}
 		if err := u.store.lock(ctx, f, u.key); err != nil {
+			if info, e := f.Stat(); errors.Is(err, syscall.EOPNOTSUPP) && e == nil && info.Size() == 0 {
+				u.store.root.Remove(u.dir + "/journal") // made just now, or by a run that ended here too
+			}
 			f.Close()
 			return err
 		}
@@ -112,11 +119,17 @@ func (u *upload) lock(ctx context.Context) error {
 	}
 }
 
-func (u *upload) allocate() error {
+func (u *upload) allocate(ctx context.Context) error {
 	if err := u.data.Truncate(u.size); err != nil {
 		return err
 	}
-	err := unix.Fallocate(int(u.data.Fd()), 0, 0, u.size)
+	err := u.store.fallocate(int(u.data.Fd()), 0, 0, u.size)
+	for errors.Is(err, unix.EINTR) { // Go's own signals interrupt it where it takes long
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		err = u.store.fallocate(int(u.data.Fd()), 0, 0, u.size)
+	}
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		return nil // then a full disk shows when it is full
 	}
