@@ -2,7 +2,9 @@ package gcs
 
 import (
 	"context"
+	"io"
 	"net"
+	"net/http"
 	"time"
 )
 
@@ -38,4 +40,24 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.SetReadDeadline(time.Now().Add(c.stall)) // a closed connection says so at the next Read
 	}
 	return n, err
+}
+
+// bounded is a transport that bounds in bytes what an answer that is no success may cost: the client reads
+// it whole.
+type bounded struct{ next http.RoundTripper }
+
+const maxErrorBody = 64 << 10
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := b.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if answer.StatusCode >= 300 {
+		answer.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(answer.Body, maxErrorBody), answer.Body}
+	}
+	return answer, nil
 }

@@ -70,7 +70,12 @@ func New(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, stager.Fail(fs.ErrPermission, "bucket gs://%s: no usable Google credentials (%v): run gcloud auth application-default login, or give the pod a service account by Workload Identity", c.Bucket, oneLine(err))
 	}
-	client, err := storage.NewClient(ctx, append(options, option.WithHTTPClient(&http.Client{Transport: transport}))...)
+	hc := &http.Client{
+		Transport: bounded{transport},
+		// Cloud Storage answers by itself, and the transport would show the token to whatever host comes next.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	client, err := storage.NewClient(ctx, append(options, option.WithHTTPClient(hc))...)
 	if err != nil {
 		return nil, fmt.Errorf("bucket gs://%s: %w", c.Bucket, err)
 	}
@@ -89,14 +94,15 @@ func (c Config) transport(ctx context.Context) (http.RoundTripper, []option.Clie
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	base := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dial(c.Stall),
-		Protocols:             protocols,
-		MaxIdleConnsPerHost:   64,
-		IdleConnTimeout:       90 * time.Second,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ExpectContinueTimeout: time.Second,
-		WriteBufferSize:       256 << 10,
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dial(c.Stall),
+		Protocols:              protocols,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        90 * time.Second,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		WriteBufferSize:        256 << 10,
 	}
 	if c.Emulator != "" {
 		url := c.Emulator
