@@ -92,12 +92,13 @@ func (c *Cache) open() error {
 	return c.recover()
 }
 
-// checkVersion writes the layout's version into a new cache and refuses any other one.
+// checkVersion writes the layout's version into a new cache and refuses any other one. An empty file
+// counts as none: a crash of the machine may have left it.
 func (c *Cache) checkVersion() error {
 	path := filepath.Join(c.dir, "version")
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return explain(c.dir, os.WriteFile(path, []byte(version), 0o644))
+		return explain(c.dir, c.writeVersion(path))
 	}
 	if err != nil {
 		return explain(c.dir, err)
@@ -107,11 +108,30 @@ func (c *Cache) checkVersion() error {
 	if err != nil {
 		return explain(c.dir, err)
 	}
+	if len(b) == 0 {
+		return explain(c.dir, c.writeVersion(path))
+	}
 	if string(b) != version {
 		return fmt.Errorf("%s holds a cache of another version, %q, and this headstart uses %q: use another directory or empty this one",
 			c.dir, strings.TrimSpace(string(b)), strings.TrimSpace(version))
 	}
 	return nil
+}
+
+// writeVersion puts the whole file in its place or none, across a crash of the machine too.
+func (c *Cache) writeVersion(path string) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(version)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	return syncPath(c.dir)
 }
 
 // recover reads the entries that an earlier process left.
@@ -177,6 +197,10 @@ func (c *Cache) Entry(m *manifest.Manifest, raw []byte) (*Entry, error) {
 	defer c.making.Unlock()
 	id := ID(m.Model, manifest.Sum(raw))
 	if e := c.find(id); e != nil {
+		if sum := manifest.Sum(raw); e.sum != sum {
+			// Half a sum can be made to collide; the whole one is what a pin pins.
+			return nil, fail(fs.ErrExist, "entry %s in %s is of another manifest, %s, not %s: remove it first", id, c.dir, e.sum, sum)
+		}
 		return e, nil
 	}
 	final := filepath.Join(c.dir, "entries", id)

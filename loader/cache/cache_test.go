@@ -28,7 +28,7 @@ func TestEntry(t *testing.T) {
 	dir := t.TempDir()
 	c := open(t, dir)
 	e := entry(t, c, m)
-	id := "org--model@093f9f388b31-" + manifest.Sum(m.Raw).String()[:12]
+	id := "org--model@093f9f388b31-" + manifest.Sum(m.Raw).String()[:32]
 	if e.ID() != id || e.Dir() != filepath.Join(dir, "entries", id, "data") {
 		t.Errorf("%s in %s", e.ID(), e.Dir())
 	}
@@ -359,6 +359,44 @@ func TestVersion(t *testing.T) {
 	oneLine(t, err, "another version", "headstart cache 2")
 	if got := tree(t, dir); !slices.Equal(got, []string{"entries", "entries/x", "entries/x/y", "lock", "version"}) {
 		t.Errorf("%q", got)
+	}
+}
+
+// A file that a crash left empty, and a new one that never took its place, stop nobody.
+func TestVersionLost(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "version"), "")
+	write(t, filepath.Join(dir, "version.new"), "headstart cache 1 and some more")
+	closing(t, open(t, dir))
+	b, err := os.ReadFile(filepath.Join(dir, "version"))
+	if err != nil || string(b) != "headstart cache 1\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if got := tree(t, dir); !slices.Equal(got, []string{"entries", "lock", "version"}) {
+		t.Errorf("left: %q", got)
+	}
+}
+
+// A manifest never gets another one's entry, whatever the ID says.
+func TestCollision(t *testing.T) {
+	m := fetchtest.NewModel(t, "org/model", sizes())
+	c := open(t, t.TempDir())
+	defer closing(t, c)
+	entry(t, c, m).Collide()
+	_, err := c.Entry(m.Manifest, m.Raw)
+	if !errors.Is(err, fs.ErrExist) {
+		t.Errorf("%v", err)
+	}
+	oneLine(t, err, "of another manifest")
+}
+
+// The longest name, with a prefix before it, is still a file's name.
+func TestLongestID(t *testing.T) {
+	m := fetchtest.NewModel(t, strings.Repeat("o", 96)+"/"+strings.Repeat("n", 96), map[string]int{"w": 1})
+	c := open(t, t.TempDir())
+	defer closing(t, c)
+	if err := c.Remove(entry(t, c, m)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -68,8 +68,9 @@ func newEntry(dir, dest string, m *manifest.Manifest, raw []byte, md medium) *En
 	return e
 }
 
-// ID returns the readable name of an entry: org--name@, 12 digits of the commit, and 12 of the
-// manifest's sum. A model's name has no "--", so no two models share an ID.
+// ID returns the readable name of an entry: org--name@, 12 digits of the commit, and 32 of the
+// manifest's sum, half of it: the longest model's ID and a prefix fit into a file name of 255 bytes.
+// A model's name has no "--", so no two models share an ID.
 func ID(m manifest.Model, sum manifest.Digest) string {
 	name := []byte(m.Repo)
 	for i, c := range name {
@@ -78,7 +79,7 @@ func ID(m manifest.Model, sum manifest.Digest) string {
 			break
 		}
 	}
-	return fmt.Sprintf("%s@%s-%s", name, m.Commit[:12], sum.String()[:12])
+	return fmt.Sprintf("%s@%s-%s", name, m.Commit[:12], sum.String()[:32])
 }
 
 // ID returns the entry's name in its cache.
