@@ -56,7 +56,7 @@ func New(c Config) (*Source, error) {
 	c.Endpoint = strings.TrimRight(c.Endpoint, "/")
 	base, err := url.Parse(c.Endpoint)
 	if err != nil || base.Host == "" || base.Scheme != "https" && base.Scheme != "http" || base.RawQuery != "" || base.User != nil {
-		return nil, fmt.Errorf("the Hub's endpoint %q is not a URL of the form https://HOST", c.Endpoint)
+		return nil, fmt.Errorf("the Hub's endpoint%s is not a URL of the form https://HOST: set HF_ENDPOINT to one", shown(base))
 	}
 	if err := checkToken(c.Token); err != nil {
 		return nil, err
@@ -81,6 +81,18 @@ func New(c Config) (*Source, error) {
 	}
 	s.api = s.client()
 	return s, nil
+}
+
+// shown is what may be printed of an endpoint that is refused. It may hold a password, anywhere if it is
+// not the URL it was meant to be.
+func shown(u *url.URL) string {
+	switch {
+	case u == nil || u.Host == "":
+		return ""
+	case u.User != nil:
+		return fmt.Sprintf(" at %q has a user name, and", clip(u.Host, 100))
+	}
+	return fmt.Sprintf(" %q", clip(u.Scheme+"://"+u.Host, 100))
 }
 
 // transport keeps a connection for each stream. In HTTP/2 all of them would share one.

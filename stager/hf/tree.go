@@ -14,6 +14,9 @@ import (
 // maxEntries bounds a listing: the Hub recommends no more than 100,000 files a repository.
 const maxEntries = 200_000
 
+// maxPages bounds it where pages have nothing that counts; the Hub's have 1000 entries.
+const maxPages = 2000
+
 // entry is a line of the Hub's tree.
 type entry struct {
 	Type string      `json:"type"`
@@ -33,8 +36,9 @@ func (s *Source) Files(ctx context.Context, m manifest.Model) ([]stager.RemoteFi
 	address := s.Endpoint + "/api/models/" + m.Repo + "/tree/" + m.Commit + "?recursive=true&expand=false"
 	var files []stager.RemoteFile
 	seen := make(map[string]bool)
+	entries := 0
 	for address != "" {
-		if seen[address] || len(files) > maxEntries {
+		if seen[address] || len(seen) == maxPages || entries > maxEntries {
 			return nil, stager.Fail(manifest.ErrInvalid, "the listing of %s has no end", m.Repo)
 		}
 		seen[address] = true
@@ -43,6 +47,7 @@ func (s *Source) Files(ctx context.Context, m manifest.Model) ([]stager.RemoteFi
 		if err != nil {
 			return nil, err
 		}
+		entries += len(page)
 		for _, e := range page {
 			f, isFile, err := e.file(m)
 			if err != nil {
