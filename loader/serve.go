@@ -100,6 +100,8 @@ func (v *view) Wait(ctx context.Context, file int, off, n int64) error {
 	for !v.have(file, off, n) {
 		load := v.load()
 		switch {
+		case load == nil && v.have(file, off, n):
+			return nil // the last chunk came, and the load with it to its end, since the look above
 		case load == nil:
 			return errors.New("nobody has a lease on the model any more")
 		case load == last:
