@@ -320,8 +320,13 @@ func TestListen(t *testing.T) {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after closing: %v", err)
 	}
-	if _, err := control.Listen(filepath.Join(dir, "no", "folder")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a folder that does not exist: %v", err)
+	made, err := control.Listen(filepath.Join(dir, "no", "folder", "socket"))
+	if err != nil {
+		t.Fatalf("a folder that does not exist: %v", err)
+	}
+	defer made.Close()
+	if st, err := os.Stat(filepath.Join(dir, "no", "folder")); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("the folder that was made: %v, %v", st, err)
 	}
 	if _, err := control.Listen(filepath.Join(dir, strings.Repeat("a", 120))); err == nil || !strings.Contains(err.Error(), "too long") {
 		t.Errorf("a long path: %v", err)

@@ -19,10 +19,18 @@ import (
 type Server struct {
 	node Node
 	log  *slog.Logger
+	mux  *http.ServeMux
 }
 
 // New returns a server for a node.
-func New(node Node, log *slog.Logger) *Server { return &Server{node: node, log: log} }
+func New(node Node, log *slog.Logger) *Server {
+	s := &Server{node: node, log: log, mux: http.NewServeMux()}
+	s.mux.HandleFunc("POST /v1/publish", s.publish)
+	s.mux.HandleFunc("POST /v1/unpublish", s.unpublish)
+	s.mux.HandleFunc("POST /v1/wait", s.wait)
+	s.mux.HandleFunc("GET /v1/status", s.status)
+	return s
+}
 
 // Run answers on l, which it closes, until ctx ends. Requests that are being answered then are
 // ended too.
@@ -49,14 +57,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 }
 
 // ServeHTTP implements [http.Handler].
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/publish", s.publish)
-	mux.HandleFunc("POST /v1/unpublish", s.unpublish)
-	mux.HandleFunc("POST /v1/wait", s.wait)
-	mux.HandleFunc("GET /v1/status", s.status)
-	mux.ServeHTTP(w, r)
-}
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
 func (s *Server) publish(w http.ResponseWriter, r *http.Request) {
 	var in publishRequest

@@ -15,12 +15,16 @@ import (
 // maxPath is the length of a socket's path in bytes, see unix(7).
 const maxPath = 107
 
-// Listen opens a unix socket at path that only this user can connect to. What a process that has
+// Listen opens a unix socket at path that only this user can connect to. Folders that are missing
+// above it are made, for this user. What a process that has
 // died left there is replaced; a socket on which somebody answers is EBUSY, anything else that is
 // there is fs.ErrExist.
 func Listen(path string) (net.Listener, error) {
 	if err := vacant(path); err != nil {
 		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("a folder for the control socket: %w", err)
 	}
 	// It gets its mode in a folder that nobody else can enter and takes its place with it.
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".s")
