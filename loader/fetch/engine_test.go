@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/headstart-serving/headstart/loader/cache"
 	"github.com/headstart-serving/headstart/loader/fetch"
 	"github.com/headstart-serving/headstart/loader/fetch/fetchtest"
 	"github.com/headstart-serving/headstart/manifest"
@@ -243,6 +245,33 @@ func TestFaultOnce(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A fetched file that somebody changed is its owner's: the error says that, and blames no medium.
+func TestChangedFile(t *testing.T) {
+	m := fetchtest.NewModel(t, "org/changed", map[string]int{"w": 2 * chunk})
+	dir := t.TempDir()
+	for _, want := range []string{"", "loading " + m.Manifest.Model.String() + ": " + filepath.Join(dir, "w") + " was changed"} {
+		entry, err := cache.OpenDir(dir, m.Manifest, m.Raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := run(t, fetch.Config{Source: &fetchtest.Memory{Objects: m.Objects}, Streams: 1}).Start(entry)
+		<-l.Done()
+		err = l.Err()
+		if want == "" && err != nil || want != "" && (err == nil || !errors.Is(err, fs.ErrExist) || !strings.HasPrefix(err.Error(), want)) {
+			t.Errorf("%v", err)
+		}
+		if err := entry.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := os.Remove(filepath.Join(dir, "w")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "w"), make([]byte, 2*chunk), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"runtime"
 	"syscall"
@@ -22,6 +23,15 @@ var (
 	errStalled = errors.New("the connection gave no byte for too long")
 	errMedium  = errors.New("the cache's medium failed")
 )
+
+// ofMedium makes an error of the entry final. A file that somebody changed is no fault of the medium:
+// the entry's own words say it all.
+func ofMedium(err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return &fault{text: err.Error(), class: errors.Join(errMedium, err)}
+	}
+	return fmt.Errorf("%w: %w", errMedium, err)
+}
 
 // receive fills p with len(p) bytes of an object from off and returns their CRC32C. An object that
 // ends before is io.EOF. After stall without a byte it gives up with errStalled.

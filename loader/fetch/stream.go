@@ -71,7 +71,7 @@ func (e *Engine) recheck(l *Load, r ref) (bool, error) {
 	}
 	there, err := l.entry.Recheck(r.file, r.chunk, make([]byte, piece))
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", errMedium, err)
+		return false, ofMedium(err)
 	}
 	return there, nil
 }
@@ -82,7 +82,7 @@ func (e *Engine) receive(l *Load, r ref) (int64, error) {
 	off := int64(r.chunk) * l.m.ChunkSize
 	p, err := l.entry.Chunk(r.file, r.chunk)
 	if err != nil {
-		return 0, fmt.Errorf("%w: %w", errMedium, err)
+		return 0, ofMedium(err)
 	}
 	c := manifest.Chunk{File: r.file, Index: r.chunk, Offset: off, Size: int64(len(p)), CRC32C: f.Chunks[r.chunk]}
 	e.metrics.inFlight.Add(float64(len(p)))
@@ -101,7 +101,7 @@ func (e *Engine) receive(l *Load, r ref) (int64, error) {
 		return 0, err
 	}
 	if err := l.entry.Commit(r.file, r.chunk); err != nil {
-		return 0, fmt.Errorf("%w: %w", errMedium, err)
+		return 0, ofMedium(err)
 	}
 	return c.Size, nil
 }
