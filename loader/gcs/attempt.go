@@ -25,10 +25,14 @@ func withAttempt(ctx context.Context) context.Context {
 	return context.WithValue(ctx, attemptKey{}, new(attempt))
 }
 
-// attempts is the transport that enforces them, and bounds what an error's body may cost.
+// attempts is the transport that enforces them, and bounds what the body of an error or of a listing
+// may cost.
 type attempts struct{ next http.RoundTripper }
 
-const maxErrorBody = 64 << 10
+const (
+	maxErrorBody = 64 << 10
+	maxPage      = 16 << 20 // of a listing: a thousand names of at most 1 KiB, and what JSON adds
+)
 
 // RoundTrip implements [http.RoundTripper].
 func (t attempts) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -49,6 +53,8 @@ func (t attempts) RoundTrip(r *http.Request) (*http.Response, error) {
 		}{io.LimitReader(res.Body, maxErrorBody), res.Body}
 	case a != nil:
 		res.Body = &watched{res.Body, a}
+	default:
+		res.Body = http.MaxBytesReader(nil, res.Body, maxPage)
 	}
 	return res, nil
 }

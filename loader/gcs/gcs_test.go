@@ -319,6 +319,31 @@ func TestEndlessError(t *testing.T) {
 	}
 }
 
+// A listing that never ends costs no more than its bound, once.
+func TestEndlessListing(t *testing.T) {
+	seen := 0
+	src := hostile(t, func(w http.ResponseWriter, r *http.Request) {
+		seen++
+		fmt.Fprint(w, `{"kind":"`)
+		for b := bytes.Repeat([]byte("x"), 32<<10); ; {
+			if _, err := w.Write(b); err != nil {
+				return
+			}
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for _, err := range src.List(ctx, "x") {
+		var large *http.MaxBytesError
+		if !errors.As(err, &large) {
+			t.Errorf("%v", err)
+		}
+	}
+	if seen != 1 {
+		t.Errorf("%d requests", seen)
+	}
+}
+
 // Answers that are not what was asked for are errors, whatever their status.
 func TestLies(t *testing.T) {
 	for name, answer := range map[string]http.HandlerFunc{
