@@ -145,7 +145,7 @@ func (c *Cache) recover() error {
 		if strings.HasPrefix(d.Name(), ".") {
 			// An entry that was being made, and has no byte yet, or being removed.
 			c.log.Info("removing what is left of an unfinished entry", "path", dir)
-			if err := removeTree(dir); err != nil {
+			if err := removeTree(filepath.Join(c.dir, "entries"), d.Name()); err != nil {
 				return err
 			}
 			continue
@@ -210,10 +210,10 @@ func (c *Cache) Entry(m *manifest.Manifest, raw []byte) (*Entry, error) {
 	}
 	e := newEntry(dir, "", m, raw, c.medium)
 	if err := e.create(); err != nil {
-		return nil, errors.Join(err, removeTree(dir))
+		return nil, errors.Join(err, removeTree(filepath.Join(c.dir, "entries"), ".new-"+id))
 	}
 	if err := os.Rename(dir, final); err != nil {
-		return nil, errors.Join(explain(c.dir, err), removeTree(dir))
+		return nil, errors.Join(explain(c.dir, err), removeTree(filepath.Join(c.dir, "entries"), ".new-"+id))
 	}
 	e.dir = final
 	c.mu.Lock()
@@ -259,7 +259,7 @@ func (c *Cache) Remove(e *Entry) error {
 	c.mu.Lock()
 	delete(c.entries, e.id)
 	c.mu.Unlock()
-	return removeTree(dir)
+	return removeTree(filepath.Join(c.dir, "entries"), ".removed-"+e.id)
 }
 
 // Dir returns the cache's directory.

@@ -138,16 +138,18 @@ func (e *Entry) writeFile(name string, data []byte, mode fs.FileMode) error {
 	return explain(e.dir, errors.Join(err, f.Close()))
 }
 
-// removeTree removes an entry's directory, whose own directories may be read-only.
-func removeTree(dir string) error {
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			_ = os.Chmod(path, 0o755) // RemoveAll says what does not work
-		}
-		return nil
-	})
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("removing %s: %w", dir, err)
+// removeTree removes an entry's directory, whose own directories may be read-only. It follows no link
+// out of base.
+func removeTree(base string, elem ...string) error {
+	name := filepath.Join(elem...)
+	root, err := os.OpenRoot(base)
+	if err != nil {
+		return fmt.Errorf("removing %s: %w", filepath.Join(base, name), err)
+	}
+	defer root.Close()
+	_ = chmodDirs(root, name, 0o755) // RemoveAll says what does not work
+	if err := root.RemoveAll(name); err != nil {
+		return fmt.Errorf("removing %s: %w", filepath.Join(base, name), err)
 	}
 	return nil
 }

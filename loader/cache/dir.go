@@ -105,7 +105,7 @@ func (e *Entry) clear() error {
 			return explain(e.dir, err)
 		}
 	}
-	return removeTree(filepath.Join(e.dir, "data"))
+	return removeTree(e.dest, own, "data")
 }
 
 // checkPlaces reports what stands where a file of the entry will go.

@@ -219,3 +219,27 @@ func TestOpenDirOther(t *testing.T) {
 	}
 	closing(t, e)
 }
+
+// Who owns the directory may put a link where headstart's state was: nothing behind it is touched.
+func TestOpenDirSwapped(t *testing.T) {
+	m := fetchtest.NewModel(t, "org/model", map[string]int{"w": 1})
+	dir, outside := t.TempDir(), t.TempDir()
+	e := openDir(t, dir, m)
+	fill(t, e, m, nil)
+	victim := filepath.Join(outside, "data", "w")
+	write(t, victim, "x")
+	if err := os.Chmod(victim, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, ".headstart"), filepath.Join(dir, "away")); err != nil {
+		t.Fatal(err)
+	}
+	symlink(t, outside, filepath.Join(dir, ".headstart"))
+	if err := e.Seal(); err == nil {
+		t.Error("it was sealed")
+	}
+	if st, err := os.Stat(victim); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("behind the link: %v, %v", st, err)
+	}
+	closing(t, e)
+}

@@ -135,14 +135,19 @@ func (e *Entry) take(file int, chunks []byte, there, trusted bool) {
 // reopen makes an entry that is not, or no longer, sealed ready for receiving. The record is written
 // before the header that names this boot: until then the old header makes every chunk suspect.
 func (e *Entry) reopen(chunks []byte) error {
-	if err := e.chmodDirs(0o755); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	root, err := os.OpenRoot(e.base())
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := e.chmodDirs(root, 0o755); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for i := range e.files {
 		if e.FileComplete(i) || e.files[i].placed {
 			continue
 		}
-		if err := os.Chmod(e.path(i), 0o644); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := root.Chmod(e.below(e.path(i)), 0o644); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -34,16 +35,22 @@ func (e *Entry) Seal() error {
 }
 
 func (e *Entry) finish() error {
+	root, err := os.OpenRoot(e.base())
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	for i := range e.files {
-		if err := os.Chmod(e.path(i), 0o444); err != nil {
+		name := e.below(e.path(i))
+		if err := root.Chmod(name, 0o444); err != nil {
 			return err
 		}
-		if err := os.Chtimes(e.path(i), e.head.stamp, e.head.stamp); err != nil {
+		if err := root.Chtimes(name, e.head.stamp, e.head.stamp); err != nil {
 			return err
 		}
 	}
 	if e.dest == "" {
-		if err := e.chmodDirs(0o555); err != nil {
+		if err := e.chmodDirs(root, 0o555); err != nil {
 			return err
 		}
 		return e.writeHeader()
@@ -61,7 +68,7 @@ func (e *Entry) finish() error {
 	if err := e.writeHeader(); err != nil {
 		return err
 	}
-	return os.RemoveAll(filepath.Join(e.dir, "data"))
+	return root.RemoveAll(e.below(filepath.Join(e.dir, "data")))
 }
 
 func (e *Entry) writeHeader() error {
@@ -74,12 +81,30 @@ func (e *Entry) writeHeader() error {
 	return nil
 }
 
-func (e *Entry) chmodDirs(mode os.FileMode) error {
-	return filepath.WalkDir(filepath.Join(e.dir, "data"), func(path string, d fs.DirEntry, err error) error {
+// base returns the directory that all of the entry is below. Another user may own it and put links
+// where the entry's directories were, so modes and times are set through an os.Root of it.
+func (e *Entry) base() string {
+	if e.dest != "" {
+		return e.dest
+	}
+	return e.dir
+}
+
+// below returns the path of one of the entry's files or directories relative to base.
+func (e *Entry) below(path string) string {
+	return strings.TrimPrefix(path, strings.TrimSuffix(e.base(), "/")+"/")
+}
+
+func (e *Entry) chmodDirs(root *os.Root, mode os.FileMode) error {
+	return chmodDirs(root, e.below(filepath.Join(e.dir, "data")), mode)
+}
+
+func chmodDirs(root *os.Root, name string, mode os.FileMode) error {
+	return fs.WalkDir(root.FS(), name, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return err
 		}
-		return os.Chmod(path, mode)
+		return root.Chmod(path, mode)
 	})
 }
 
