@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -112,6 +113,11 @@ func Mount(dir string, m Model, log *slog.Logger) (*FS, error) {
 	if err := f.serve(dev); err != nil {
 		return nil, errors.Join(fmt.Errorf("serving %s: %w", dir, err), mount.Unmount(dir))
 	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return nil, errors.Join(fmt.Errorf("looking at %s: %w", dir, err), mount.Unmount(dir))
+	}
+	f.device = st.Dev
 	if err := f.tune(); err != nil {
 		log.Warn("reading ahead is limited to the kernel's default: reads of models that still load will be slow", "dir", dir, "err", err)
 	}
@@ -171,18 +177,13 @@ func (f *FS) serve(dev int) (err error) {
 // first poll request: the Go runtime polls what it opens without giving up its thread, so a process
 // that reads its own mount could otherwise wait for itself.
 func (f *FS) tune() error {
-	var st unix.Stat_t
-	if err := unix.Stat(f.dir, &st); err != nil {
-		return err
-	}
-	f.device = st.Dev
 	if fd, err := unix.Open(filepath.Join(f.dir, f.model.Manifest().Files[0].Path), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
 		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		unix.Close(fd)
 		f.counters.servedOpens.Store(0)
 		f.counters.passthroughOpens.Store(0)
 	}
-	knob := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
+	knob := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(f.device), unix.Minor(f.device))
 	return os.WriteFile(knob, fmt.Appendf(nil, "%d", readAhead>>10), 0)
 }
 
@@ -195,19 +196,31 @@ func (f *FS) Passthrough() bool { return f.passthrough.Load() }
 // Unmount takes the model away from the folder. Whoever has it open, or mounted elsewhere, goes on.
 func (f *FS) Unmount() error { return mount.Unmount(f.dir) }
 
+// Shown reports whether p is a mount of this file system, wherever it is.
+func (f *FS) Shown(p *mount.Point) bool {
+	return p.Device == fmt.Sprintf("%d:%d", unix.Major(f.device), unix.Minor(f.device))
+}
+
 // Done is closed when the model is unmounted everywhere and its last user has gone.
 func (f *FS) Done() <-chan struct{} { return f.done }
 
 // Close takes the model away from everybody: reads that wait end with an error, later ones too.
-// Files opened with passthrough go on.
+// Files opened with passthrough go on. It fails where the kernel does not end the connection in time.
 func (f *FS) Close() error {
 	err := errors.Join(abort(f.device), f.Unmount())
 	if err != nil {
 		return err
 	}
-	<-f.done
-	return nil
+	select {
+	case <-f.done:
+		return nil
+	case <-time.After(ending):
+		return fmt.Errorf("%s: the kernel has not ended the connection after %s", f.dir, ending)
+	}
 }
+
+// ending is how long Close waits for the kernel to end a connection, which takes it milliseconds.
+const ending = 10 * time.Second
 
 // abort ends a FUSE connection by way of the kernel's control file system, mounted for the moment
 // and nowhere: a connection whose mounts are detached cannot be reached by a path.

@@ -147,12 +147,16 @@ var errKilled = errors.New("the reader has gone")
 // patience is how long an interrupted read waits between two looks at its reader.
 const patience = 50 * time.Millisecond
 
+// abandon is when an interrupted read is given up whose reader cannot be looked at. A healthy reader
+// that got a signal so long ago takes an error for it then; a killed one would stay for ever.
+const abandon = 30 * time.Second
+
 // await waits for bytes to be verified. Pid is the thread that asks, 0 where it is not of this
 // process's namespace or where the kernel asks for itself.
 //
 // The kernel reports any signal that reaches the reader, once, and does not say which. If the
 // answer to a page fault were then EINTR, a harmless signal would become SIGBUS; so only a reader
-// that is being killed is let go.
+// that is being killed is let go, or one that may be, after a time.
 func (f *FS) await(cancel <-chan struct{}, pid uint32, file int, off, n int64) error {
 	f.counters.waiting.Add(1)
 	start := time.Now()
@@ -161,6 +165,7 @@ func (f *FS) await(cancel <-chan struct{}, pid uint32, file int, off, n int64) e
 		f.counters.waited.Add(int64(time.Since(start)))
 	}()
 	err := f.model.Wait(&fuse.Context{Cancel: cancel}, file, off, n)
+	interrupted := time.Now()
 	for {
 		select {
 		case <-cancel:
@@ -170,7 +175,7 @@ func (f *FS) await(cancel <-chan struct{}, pid uint32, file int, off, n int64) e
 		if err == nil {
 			return nil
 		}
-		if killed(pid) || f.dead() {
+		if killed(pid) || f.dead() || pid == 0 && time.Since(interrupted) > abandon {
 			return errKilled
 		}
 		ctx, stop := context.WithTimeout(context.Background(), patience)
