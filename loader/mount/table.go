@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -77,6 +79,31 @@ func top(table []Point, target string) *Point {
 
 // maxLine bounds one line of mountinfo: two paths, each byte of which may be an escape of four.
 const maxLine = 64 << 10
+
+// Shows reports whether what is mounted is dir or lies below it, also where it was removed since.
+func (p *Point) Shows(dir string) (bool, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	table, err := Table()
+	if err != nil {
+		return false, err
+	}
+	below := dir
+	for top(table, below) == nil && below != "/" {
+		below = filepath.Dir(below)
+	}
+	home := top(table, below)
+	if home == nil || home.Device != p.Device {
+		return false, nil
+	}
+	root := filepath.Join(home.Root, strings.TrimPrefix(dir, below))
+	return p.Root == root || strings.HasPrefix(p.Root, root+"/"), nil
+}
 
 // Parse reads a table in the form of /proc/PID/mountinfo, see proc_pid_mountinfo(5).
 func Parse(r io.Reader) ([]Point, error) {
