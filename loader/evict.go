@@ -2,32 +2,78 @@ package loader
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/headstart-serving/headstart/loader/cache"
 	"github.com/headstart-serving/headstart/loader/fetch"
+	"github.com/headstart-serving/headstart/manifest"
 )
 
 // makeEntry makes the entry of m with all of its room. Where there is too little, entries that
-// nobody leases go, the one that was leased least recently first. The caller has m's token.
+// nobody leases go, the one that was leased least recently first; none goes where all of them would
+// not make enough. The caller has m's token.
 func (l *Loader) makeEntry(m *model) (*cache.Entry, error) {
 	for {
 		e, err := l.cfg.Cache.Entry(m.m, m.raw)
 		if !errors.Is(err, syscall.ENOSPC) {
 			return e, err
 		}
+		if err := l.enough(m); err != nil {
+			return nil, err
+		}
 		evicted, evictErr := l.evict()
 		if evictErr != nil {
 			return nil, errors.Join(err, evictErr)
 		}
 		if !evicted {
-			return nil, fetch.Fail(err, "%v; nothing can be evicted, %d bytes are leased", err, l.leased())
+			return nil, fetch.Fail(err, "%s needs %d bytes in %s, there is too little room and nothing can be evicted, %d bytes are leased or still read: use a larger disk, or unpublish another model",
+				m.m.Model, m.m.Size(), l.cfg.Cache.Dir(), l.leased())
 		}
 	}
+}
+
+// enough fails where m would not fit if every entry that nobody wants had gone.
+func (l *Loader) enough(m *model) error {
+	dir := l.cfg.Cache.Dir()
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("looking at the file system of %s: %w", dir, err)
+	}
+	block := uint64(st.Bsize)
+	need, available, idle := blocks(m.m, block), st.Bavail*block, l.unwanted(block)
+	if need <= available+idle {
+		return nil
+	}
+	return fetch.Fail(syscall.ENOSPC, "%s needs %d bytes, but %s has %d available, %d more could be evicted, and %d bytes are leased or still read: use a larger disk, or unpublish another model",
+		m.m.Model, need, dir, available, idle, l.leased())
+}
+
+// unwanted returns the bytes that the entries take that could be evicted.
+func (l *Loader) unwanted(block uint64) (n uint64) {
+	entries := l.cfg.Cache.Entries()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range entries {
+		if m := l.models[e.ID()]; m == nil || !m.wanted() {
+			n += blocks(e.Manifest(), block)
+		}
+	}
+	return n
+}
+
+// blocks returns the bytes that a model's files take on a medium with blocks of that size.
+func blocks(m *manifest.Manifest, block uint64) (n uint64) {
+	for i := range m.Files {
+		n += (uint64(m.Files[i].Size) + block - 1) / block * block
+	}
+	return n
 }
 
 // evict removes one entry and reports whether there was one to remove.
@@ -81,7 +127,7 @@ func (l *Loader) claim(e *cache.Entry) (*model, *fetch.Load) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m := l.model(e.Manifest(), e.Raw())
-	if m.users > 0 {
+	if m.wanted() {
 		return nil, nil
 	}
 	select {
@@ -99,7 +145,7 @@ func (l *Loader) leased() int64 {
 	defer l.mu.Unlock()
 	var n int64
 	for _, m := range l.models {
-		if m.users > 0 && m.entry != nil {
+		if m.wanted() && m.entry != nil {
 			n += m.m.Size()
 		}
 	}

@@ -1,7 +1,6 @@
 package loader
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -138,10 +137,8 @@ func read(path string) (*lease, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	le := &lease{}
-	if err := d.Decode(le); err != nil {
+	le := &lease{} // what a newer version says besides is not needed
+	if err := json.Unmarshal(data, le); err != nil {
 		return nil, err
 	}
 	if err := mount.CheckTarget(le.Target); err != nil {

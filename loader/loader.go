@@ -49,14 +49,15 @@ type Loader struct {
 	targets   locks         // by target: one publish or unpublish at a time
 	recovered chan struct{} // closed when Run has taken over the earlier process's leases
 	stopped   chan struct{} // closed when Run ends
+	closed    chan struct{} // closed when all mounts are closed, or cannot be
 	work      sync.WaitGroup
 	metrics   *metrics
 
 	mu     sync.Mutex
-	models map[string]*model    // by entry
-	byPath map[string]*lease    // by target
-	shown  map[*modelfs.FS]bool // mounted or still in use
-	past   modelfs.Stats        // of those that are neither any more
+	models map[string]*model             // by entry
+	byPath map[string]*lease             // by target
+	shown  map[*modelfs.FS]chan struct{} // mounted or still in use; closed when neither
+	past   modelfs.Stats                 // of those that are neither any more
 }
 
 // New returns a loader. Nothing is published before Run has taken over what an earlier process left.
@@ -64,8 +65,8 @@ func New(cfg Config) *Loader {
 	if cfg.Grace <= 0 {
 		cfg.Grace = Grace
 	}
-	l := &Loader{cfg: cfg, leases: store{dir: cfg.Cache.Dir()}, recovered: make(chan struct{}), stopped: make(chan struct{}),
-		models: map[string]*model{}, byPath: map[string]*lease{}, shown: map[*modelfs.FS]bool{}}
+	l := &Loader{cfg: cfg, leases: store{dir: cfg.Cache.Dir()}, recovered: make(chan struct{}), stopped: make(chan struct{}), closed: make(chan struct{}),
+		models: map[string]*model{}, byPath: map[string]*lease{}, shown: map[*modelfs.FS]chan struct{}{}}
 	l.metrics = newMetrics(l)
 	return l
 }
@@ -101,6 +102,7 @@ func (l *Loader) stop() error {
 		errs = append(errs, f.Close())
 		os.Remove(f.Dir()) // what stays is swept by the next process
 	}
+	close(l.closed)
 	l.work.Wait()
 	return errors.Join(errs...)
 }

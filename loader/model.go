@@ -21,6 +21,7 @@ type model struct {
 	// The loader's mutex guards what follows.
 	users   int // leases, and calls that want it to stay
 	streams int // leases that show the modelfs
+	open    int // modelfs that are mounted or that somebody still has open
 	entry   *cache.Entry
 	load    *fetch.Load // the latest, also when it has ended; nil if the entry was complete
 	fs      *modelfs.FS
@@ -64,7 +65,15 @@ func (l *Loader) release(m *model) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m.users--
-	if m.users > 0 {
+	l.left(m)
+}
+
+// wanted reports whether m's entry and load are to stay. The caller holds the loader's mutex.
+func (m *model) wanted() bool { return m.users > 0 || m.open > 0 }
+
+// left looks whether somebody who left m was the last one. The caller holds l.mu.
+func (l *Loader) left(m *model) {
+	if m.wanted() {
 		return
 	}
 	if m.entry != nil {
@@ -84,7 +93,7 @@ func (l *Loader) release(m *model) {
 
 // forget drops a model that has no entry and that nobody wants. The caller holds l.mu.
 func (l *Loader) forget(m *model) {
-	if m.users == 0 && m.entry == nil && l.models[m.id] == m {
+	if !m.wanted() && m.entry == nil && l.models[m.id] == m {
 		delete(l.models, m.id)
 	}
 }
@@ -95,7 +104,7 @@ func (l *Loader) expire(m *model, g *grace) {
 	m.making <- struct{}{}
 	defer m.unlock()
 	l.mu.Lock()
-	unwanted, load := m.grace == g && m.users == 0, m.load
+	unwanted, load := m.grace == g && !m.wanted(), m.load
 	l.mu.Unlock()
 	if unwanted {
 		l.cfg.Log.Info("a load is cancelled: nobody wants it any more", "model", m.m.Model.String())

@@ -94,7 +94,7 @@ func (l *Loader) lease(target string) *lease {
 // first publishes at a target that has no lease. What it has made when it fails is taken back.
 func (l *Loader) first(ctx context.Context, m *model, ref manifest.Reference, target string) (_ Published, err error) {
 	le := &lease{Target: target, Ref: ref.String(), Model: m.m.Model.String(), Entry: m.id, Since: time.Now().UTC().Truncate(time.Second), model: m}
-	if err := l.clear(target); err != nil {
+	if _, err := l.clear(target); err != nil {
 		return Published{}, err
 	}
 	if le.Created, err = mount.Prepare(target); err != nil {

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/loader/cache"
-	"github.com/headstart-serving/headstart/loader/modelfs"
 	"github.com/headstart-serving/headstart/loader/mount"
 )
 
@@ -98,12 +97,8 @@ func (l *Loader) adopt(ctx context.Context, le *lease, e *cache.Entry) error {
 // drop forgets a lease that could not be taken over, and takes away what is left of it.
 func (l *Loader) drop(le *lease, why string) error {
 	l.cfg.Log.Warn("a lease is dropped", "target", le.Target, "model", le.Model, "reason", why)
-	p, err := mount.At(le.Target)
-	if err == nil && p != nil && modelfs.Ours(p) && p.Dead() {
-		err = mount.Unmount(le.Target)
-		p = nil
-	}
-	if p == nil && le.Created {
+	p, err := l.clear(le.Target)
+	if err == nil && p == nil && le.Created {
 		unix.Rmdir(le.Target) // stays if somebody uses it
 	}
 	return errors.Join(err, l.leases.remove(le.Target))

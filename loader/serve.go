@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/headstart-serving/headstart/loader/cache"
 	"github.com/headstart-serving/headstart/loader/fetch"
@@ -42,20 +43,30 @@ func (l *Loader) show(m *model, f *modelfs.FS) bool {
 		return false
 	}
 	m.fs = f
-	l.shown[f] = true
-	l.work.Go(func() { l.retire(f) })
+	m.open++
+	l.shown[f] = make(chan struct{})
+	l.work.Go(func() { l.retire(m, f) })
 	return true
 }
 
-// retire waits for the last user of a mount and adds up what it did.
-func (l *Loader) retire(f *modelfs.FS) {
-	<-f.Done()
+// retire waits for the last user of m's mount and adds up what it did.
+func (l *Loader) retire(m *model, f *modelfs.FS) {
+	select {
+	case <-f.Done():
+	case <-l.closed:
+	}
 	s := f.Stats()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	close(l.shown[f])
 	delete(l.shown, f)
+	m.open--
+	l.left(m)
 	l.past = add(l.past, s)
 }
+
+// parting is how long hide waits for a modelfs that nobody reads to end.
+const parting = 100 * time.Millisecond
 
 // hide takes the modelfs away if no lease shows it. Whoever still has it open goes on. The caller
 // has the token.
@@ -67,9 +78,16 @@ func (m *model) hide() error {
 		return nil
 	}
 	m.fs = nil
+	retired := m.loader.shown[f]
 	m.loader.mu.Unlock()
 	if err := f.Unmount(); err != nil {
 		return err
+	}
+	if retired != nil { // without a reader it ends now, and the next caller may want its room
+		select {
+		case <-retired:
+		case <-time.After(parting):
+		}
 	}
 	return os.Remove(f.Dir())
 }

@@ -2,6 +2,7 @@ package loader
 
 import (
 	"os"
+	"path/filepath"
 
 	"github.com/headstart-serving/headstart/loader/modelfs"
 	"github.com/headstart-serving/headstart/loader/mount"
@@ -59,12 +60,45 @@ func same(a, b string) bool {
 	return err == nil && os.SameFile(x, y)
 }
 
-// clear takes away a mount of ours that lost its lease and its process.
-func (l *Loader) clear(target string) error {
-	p, err := mount.At(target)
-	if err != nil || p == nil || !modelfs.Ours(p) || !p.Dead() {
-		return err
+// clear takes away what is ours at a target without a lease, and returns what is left there that is
+// not, or nil.
+func (l *Loader) clear(target string) (*mount.Point, error) {
+	for {
+		p, err := mount.At(target)
+		if err != nil || p == nil {
+			return nil, err
+		}
+		if mine, err := l.mine(p); err != nil || !mine {
+			return p, err
+		}
+		l.cfg.Log.Warn("a mount without a lease is taken away", "target", target)
+		if err := mount.Unmount(target); err != nil {
+			return nil, err
+		}
 	}
-	l.cfg.Log.Warn("a mount without a lease, whose process has died, is replaced", "target", target)
-	return mount.Unmount(target)
+}
+
+// mine reports whether a mount is one that this cache's node made: it shows an entry, also one that
+// was set aside or removed, or a modelfs of this process, or one whose process has died.
+func (l *Loader) mine(p *mount.Point) (bool, error) {
+	if modelfs.Ours(p) {
+		return l.shows(p) || p.Dead(), nil
+	}
+	for _, dir := range []string{"entries", "aside"} {
+		if mine, err := p.Shows(filepath.Join(l.cfg.Cache.Dir(), dir)); err != nil || mine {
+			return mine, err
+		}
+	}
+	return false, nil
+}
+
+func (l *Loader) shows(p *mount.Point) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for f := range l.shown {
+		if f.Shown(p) {
+			return true
+		}
+	}
+	return false
 }

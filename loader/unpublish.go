@@ -13,7 +13,7 @@ import (
 )
 
 // Unpublish takes away what Publish has shown at target, and the folder if Publish made it. Readers
-// that are there go on. A target that shows nothing is no error.
+// that are there go on, and with them the load and the entry, until they close what they have open. A target that shows nothing is no error.
 func (l *Loader) Unpublish(ctx context.Context, target string) error {
 	if err := l.unpublish(ctx, target); err != nil {
 		return fmt.Errorf("unpublishing %s: %w", target, remedy(err))
@@ -35,7 +35,7 @@ func (l *Loader) unpublish(ctx context.Context, target string) error {
 	defer unlock()
 	le := l.lease(target)
 	if le == nil {
-		return l.clear(target)
+		return l.unleased(target)
 	}
 	if err := le.model.lock(ctx); err != nil {
 		return err
@@ -53,6 +53,15 @@ func (l *Loader) unpublish(ctx context.Context, target string) error {
 	}
 	l.cfg.Log.Info("unpublished", "model", le.Model, "target", target)
 	return nil
+}
+
+// unleased takes away a mount of ours whose lease was lost.
+func (l *Loader) unleased(target string) error {
+	p, err := l.clear(target)
+	if err == nil && p != nil {
+		err = fetch.Fail(fs.ErrExist, "it is a mount of %s (%s) that is not headstart's: unmount it", p.Source, p.Type)
+	}
+	return err
 }
 
 // detach undoes attach, the visible part first: a process that dies in between leaves a lease
