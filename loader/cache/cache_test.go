@@ -557,3 +557,48 @@ func TestLeaks(t *testing.T) {
 		}
 	}
 }
+
+// After a sync that failed, every chunk is read back before the entry is complete again, by this
+// process and by the next one.
+func TestSyncFails(t *testing.T) {
+	m := fetchtest.NewModel(t, "org/model", sizes())
+	for name, again := range map[string]bool{"this process": false, "the next process": true} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			c := open(t, dir)
+			defer func() { closing(t, c) }()
+			e := entry(t, c, m)
+			fill(t, e, m, nil)
+			if err := e.Seal(); err != nil {
+				t.Fatal(err)
+			}
+			// A device cannot be synced.
+			path, away := e.Path(1), filepath.Join(t.TempDir(), "away")
+			if err := os.Rename(path, away); err != nil {
+				t.Skip("the temporary directory is more than one file system: ", err)
+			}
+			symlink(t, os.DevNull, path)
+			if err := e.Sync(t.Context()); !errors.Is(err, unix.EINVAL) {
+				t.Fatalf("%v", err)
+			}
+			if e.Complete() || e.Filled() || e.Bytes() != 0 {
+				t.Error("it is still complete")
+			}
+			if err := os.Rename(away, path); err != nil {
+				t.Fatal(err)
+			}
+			if again {
+				closing(t, c)
+				c = open(t, dir)
+				e = c.Entries()[0]
+			}
+			if received, rechecked := fill(t, e, m, nil); received != 0 || rechecked != 7 {
+				t.Errorf("received %d, rechecked %d", received, rechecked)
+			}
+			if err := errors.Join(e.Seal(), e.Sync(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+			checkSealed(t, e, m)
+		})
+	}
+}

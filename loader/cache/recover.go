@@ -132,9 +132,11 @@ func (e *Entry) take(file int, chunks []byte, there, trusted bool) {
 	}
 }
 
-// reopen makes an entry that is not, or no longer, sealed ready for receiving. The record is written
-// before the header that names this boot: until then the old header makes every chunk suspect.
+// reopen makes an entry that is not, or no longer, sealed ready for receiving.
 func (e *Entry) reopen(chunks []byte) error {
+	if err := e.record(chunks); err != nil {
+		return err
+	}
 	root, err := os.OpenRoot(e.base())
 	if err != nil {
 		return err
@@ -151,6 +153,12 @@ func (e *Entry) reopen(chunks []byte) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// record writes the state of all chunks before the header that names this boot: until then the old
+// header makes every chunk suspect.
+func (e *Entry) record(chunks []byte) error {
 	f, err := os.OpenFile(filepath.Join(e.dir, "chunks"), os.O_RDWR, 0)
 	if err != nil {
 		return err

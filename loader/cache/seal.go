@@ -56,13 +56,13 @@ func (e *Entry) finish() error {
 		return e.writeHeader()
 	}
 	if err := e.syncPaths(context.Background(), e.paths()); err != nil {
-		return err
+		return e.lost(context.Background(), err)
 	}
 	if err := e.place(); err != nil {
 		return err
 	}
 	if err := e.syncPaths(context.Background(), e.paths()[len(e.files):]); err != nil {
-		return err
+		return e.lost(context.Background(), err)
 	}
 	e.head.durable = true
 	if err := e.writeHeader(); err != nil {
@@ -110,6 +110,9 @@ func chmodDirs(root *os.Root, name string, mode os.FileMode) error {
 
 // Sync waits until a sealed entry is on its disk, so that it holds across a crash of the machine
 // without being read again. It stops between two files when ctx ends.
+//
+// If the disk fails, the kernel may have dropped what it could not write, and says so only once: the
+// entry is then no longer complete and each of its chunks is suspect.
 func (e *Entry) Sync(ctx context.Context) error {
 	e.mu.Lock()
 	if !e.sealed.Load() || e.head.durable {
@@ -118,11 +121,12 @@ func (e *Entry) Sync(ctx context.Context) error {
 	}
 	paths := e.paths()
 	e.mu.Unlock()
-	if err := e.syncPaths(ctx, paths); err != nil {
-		return fmt.Errorf("syncing entry %s: %w", e.id, err)
-	}
+	err := e.syncPaths(ctx, paths)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("syncing entry %s: %w", e.id, e.lost(ctx, err))
+	}
 	if err := e.begin(); err != nil {
 		return err
 	}
@@ -131,6 +135,32 @@ func (e *Entry) Sync(ctx context.Context) error {
 		return fmt.Errorf("syncing entry %s: %w", e.id, err)
 	}
 	return e.release()
+}
+
+// lost makes every chunk suspect after a sync that failed with err, in memory and on the disk, so that
+// it is read back before it counts again. Nobody writes to the entry. Who reads its files goes on.
+func (e *Entry) lost(ctx context.Context, err error) error {
+	if ctx.Err() != nil || errors.Is(err, fs.ErrNotExist) {
+		return err // nothing is known, or nothing is left
+	}
+	chunks := make([]byte, len(e.chunks))
+	for i := range chunks {
+		chunks[i] = suspect
+		e.chunks[i].Store(suspect)
+	}
+	e.bytes.Store(0)
+	e.open.Store(0)
+	for i := range e.left {
+		n := int64(len(e.m.Files[i].Chunks))
+		if e.left[i].Store(n); n > 0 {
+			e.open.Add(1)
+		}
+	}
+	e.sealed.Store(false)
+	if failed := e.reopen(chunks); failed != nil {
+		return fmt.Errorf("%w (and making it ready to be read back failed: %v)", err, failed)
+	}
+	return err
 }
 
 // paths returns the files and the directories that their names stand in, each before its parent.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -646,4 +647,59 @@ func open(t *testing.T) (fds, maps int) {
 		t.Fatal(err)
 	}
 	return len(names), strings.Count(string(b), "/data/")
+}
+
+// A complete entry that the disk does not take is counted and loaded again: read back, not received.
+func TestSyncFails(t *testing.T) {
+	m := fetchtest.NewModel(t, "org/unsynced", sizes())
+	dir := t.TempDir()
+	first, err := cache.Open(dir, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry, err := first.Entry(m.Manifest, m.Raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, f := range m.Manifest.Files {
+		for c := range m.Manifest.ChunksOf(i) {
+			p, err := entry.Chunk(i, c.Index)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copy(p, m.Content(f.Path)[c.Offset:])
+			if err := entry.Commit(i, c.Index); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := errors.Join(entry.Seal(), first.Close()); err != nil {
+		t.Fatal(err)
+	}
+	entry = openCache(t, dir).Entries()[0]
+	src := &fetchtest.Memory{Objects: m.Objects}
+	e := fetch.New(fetch.Config{Source: src, Log: quiet()})
+	path := entry.Path(0)
+	if err := errors.Join(os.Rename(path, dir+"/away"), os.Symlink(os.DevNull, path)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	e.Sync(entry)
+	for entry.Complete() || counter(t, e, "headstart_sync_failures_total", "") != 1 {
+		runtime.Gosched()
+	}
+	if err := os.Rename(dir+"/away", path); err != nil {
+		t.Fatal(err)
+	}
+	l := e.Start(entry)
+	wait(t, l)
+	if p := l.Progress(); p.Fetched != 0 || p.Verified != p.Size || !entry.Complete() || len(src.Requests()) != 0 {
+		t.Errorf("%+v, %d requests", p, len(src.Requests()))
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }

@@ -13,6 +13,7 @@ type metrics struct {
 	waiting      prometheus.Gauge
 	stalls       prometheus.Counter
 	stallSeconds prometheus.Counter
+	unsynced     prometheus.Counter
 	loads        *prometheus.CounterVec
 	loadSeconds  prometheus.Histogram
 }
@@ -33,6 +34,8 @@ func newMetrics() *metrics {
 			Help: "Reads that had to wait for a chunk."}),
 		stallSeconds: prometheus.NewCounter(prometheus.CounterOpts{Name: "headstart_demand_stall_seconds_total",
 			Help: "Time that reads have waited for chunks."}),
+		unsynced: prometheus.NewCounter(prometheus.CounterOpts{Name: "headstart_sync_failures_total",
+			Help: "Complete entries that the disk did not take and that count as not verified since."}),
 		loads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "headstart_loads_total",
 			Help: "Loads that ended, by outcome."}, []string{"outcome"}),
 		loadSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "headstart_load_duration_seconds",
@@ -45,7 +48,7 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.chunks, m.bytes, m.refetches, m.inFlight, m.waiting, m.stalls, m.stallSeconds, m.loads, m.loadSeconds}
+	return []prometheus.Collector{m.chunks, m.bytes, m.refetches, m.inFlight, m.waiting, m.stalls, m.stallSeconds, m.unsynced, m.loads, m.loadSeconds}
 }
 
 // ended counts a load that has its result.

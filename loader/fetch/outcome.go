@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/headstart-serving/headstart/loader/cache"
 	"github.com/headstart-serving/headstart/manifest"
 )
 
@@ -49,15 +50,30 @@ func (e *Engine) finish(l *Load, err error) {
 	e.mu.Lock()
 	defer e.unlock()
 	if err == nil && !e.stopped {
-		e.background.Go(func() {
-			// Stopping the engine cuts this short; so does who removes the entry.
-			if err := l.entry.Sync(e.ctx); err != nil && e.ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
-				e.cfg.Log.Warn("a complete entry is not on the disk yet", "entry", l.entry.ID(), "err", err)
-			}
-		})
+		e.background.Go(func() { e.sync(l.entry) })
 	}
 	e.endLocked(l, err)
 	e.released(l)
+}
+
+// Sync brings a complete entry to its disk in the background, as the engine does by itself with those
+// that it completes: for entries that an earlier process completed. One that is there is left alone.
+func (e *Engine) Sync(entry *cache.Entry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.stopped {
+		e.background.Go(func() { e.sync(entry) })
+	}
+}
+
+func (e *Engine) sync(entry *cache.Entry) {
+	err := entry.Sync(e.ctx)
+	// Stopping the engine cuts this short; so does who removes the entry.
+	if err == nil || e.ctx.Err() != nil || errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	e.metrics.unsynced.Inc()
+	e.cfg.Log.Error("the disk did not take a complete entry: it is read back before it is used again", "entry", entry.ID(), "err", err)
 }
 
 // failed decides what becomes of a chunk that did not arrive.
