@@ -429,6 +429,12 @@ func TestNoRoom(t *testing.T) {
 	if after := tree(t, dir); !slices.Equal(before, after) {
 		t.Errorf("left: %q", after)
 	}
+	if strings.Contains(err.Error(), "entries") || strings.Contains(err.Error(), "aside") {
+		t.Errorf("%q", err)
+	}
+	write(t, filepath.Join(dir, "aside", "x.1", "y"), "z")
+	_, err = c.Entry(large.Manifest, large.Raw)
+	oneLine(t, err, "available in "+dir+"; 4096 bytes are in "+filepath.Join(dir, "aside")+",")
 	if _, err := cache.OpenDir(filepath.Join(dir, "new"), large.Manifest, large.Raw); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("%v", err)
 	}

@@ -39,7 +39,7 @@ func (e *Entry) checkRoom() error {
 		return err
 	}
 	if need := e.need(block); need > available {
-		return noRoom(e.m.Model, e.dir, need, available)
+		return e.noRoom(need, available)
 	}
 	return nil
 }
@@ -57,19 +57,58 @@ func (e *Entry) need(block uint64) uint64 {
 	return need
 }
 
-func noRoom(m manifest.Model, dir string, need, available uint64) error {
-	return fail(unix.ENOSPC, "%s needs %d bytes, but only %d are available in %s: make room or use another directory", m, need, available, dir)
+func (e *Entry) noRoom(need, available uint64) error {
+	home := e.home()
+	hint := ""
+	if aside := filepath.Join(home, "aside"); e.dest == "" {
+		if n := used(aside); n > 0 {
+			hint = fmt.Sprintf("; %d bytes are in %s, which nobody uses", n, aside)
+		}
+	}
+	return fail(unix.ENOSPC, "%s needs %d bytes, but only %d are available in %s%s: make room or use another directory", e.m.Model, need, available, home, hint)
+}
+
+// home returns the directory that a person knows: the cache's, or the one that is fetched into.
+func (e *Entry) home() string {
+	if e.dest != "" {
+		return e.dest
+	}
+	return filepath.Dir(filepath.Dir(e.dir)) // of entries/<id>
+}
+
+// used returns the bytes that are allocated below dir, as far as they can be seen.
+func used(dir string) uint64 {
+	var n uint64
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		if st, err := d.Info(); err == nil {
+			n += allocated(st)
+		}
+		return nil
+	})
+	return n
+}
+
+// allocated returns the bytes that a file has on its medium.
+func allocated(st fs.FileInfo) uint64 {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0
+	}
+	return uint64(sys.Blocks) * 512 // stat(2) counts blocks of 512 bytes on every file system
 }
 
 // makeFiles makes and allocates the files below data, those that skip reports excepted.
 func (e *Entry) makeFiles(skip func(file int) bool) error {
 	data := filepath.Join(e.dir, "data")
 	if err := os.MkdirAll(data, 0o755); err != nil {
-		return explain(e.dir, err)
+		return explain(e.home(), err)
 	}
 	root, err := os.OpenRoot(data)
 	if err != nil {
-		return explain(e.dir, err)
+		return explain(e.home(), err)
 	}
 	defer root.Close()
 	for i := range e.m.Files {
@@ -91,22 +130,22 @@ func (e *Entry) makeFile(root *os.Root, mf *manifest.File) error {
 	}
 	if dir := path.Dir(mf.Path); dir != "." {
 		if err := root.MkdirAll(filepath.FromSlash(dir), 0o755); err != nil {
-			return explain(e.dir, err)
+			return explain(e.home(), err)
 		}
 	}
 	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
-		return explain(e.dir, err)
+		return explain(e.home(), err)
 	}
 	err = allocate(f, mf.Size)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EFBIG) {
 		// More than the file system thought it had: what is free now is what was left over.
 		available, block, freeErr := free(e.dir)
 		if freeErr == nil {
-			err = noRoom(e.m.Model, e.dir, e.need(block), available+e.made(root))
+			err = e.noRoom(e.need(block), available+e.made(root))
 		}
 	} else if err != nil {
-		err = explain(e.dir, err)
+		err = explain(e.home(), err)
 	}
 	return errors.Join(err, f.Close())
 }
@@ -116,9 +155,7 @@ func (e *Entry) made(root *os.Root) uint64 {
 	var n uint64
 	for i := range e.m.Files {
 		if st, err := root.Stat(filepath.FromSlash(e.m.Files[i].Path)); err == nil {
-			if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-				n += uint64(sys.Blocks) * 512 // stat(2) counts blocks of 512 bytes on every file system
-			}
+			n += allocated(st)
 		}
 	}
 	return n
@@ -129,13 +166,13 @@ func (e *Entry) made(root *os.Root) uint64 {
 func (e *Entry) writeFile(name string, data []byte, mode fs.FileMode) error {
 	f, err := os.OpenFile(filepath.Join(e.dir, name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
-		return explain(e.dir, err)
+		return explain(e.home(), err)
 	}
 	_, err = f.Write(data)
 	if err == nil && !e.medium.memory {
 		err = f.Sync()
 	}
-	return explain(e.dir, errors.Join(err, f.Close()))
+	return explain(e.home(), errors.Join(err, f.Close()))
 }
 
 // removeTree removes an entry's directory, whose own directories may be read-only. It follows no link
