@@ -14,13 +14,13 @@ import (
 )
 
 // adoptAll takes over the files that are in the bucket already.
-func (t *transfer) adoptAll(ctx context.Context, files []RemoteFile, jobs []*job, there map[string]Object, left []Object) error {
+func (t *transfer) adoptAll(ctx context.Context, files []RemoteFile, jobs []*job) error {
 	sending := make(map[string]bool, len(jobs))
 	for _, j := range jobs {
 		sending[j.Path] = true
 	}
-	recorded := make(map[string]bool, len(left))
-	for _, o := range left {
+	recorded := make(map[string]bool, len(t.left))
+	for _, o := range t.left {
 		recorded[o.Key] = true
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -30,7 +30,7 @@ func (t *transfer) adoptAll(ctx context.Context, files []RemoteFile, jobs []*job
 			continue
 		}
 		group.Go(func() error {
-			o := there[t.model.Object(f.Path)]
+			o := t.there[t.model.Object(f.Path)]
 			file, err := t.adopt(ctx, f, o, recorded[recordOf(t.model, f.Path)])
 			if err != nil {
 				return err
@@ -45,10 +45,15 @@ func (t *transfer) adoptAll(ctx context.Context, files []RemoteFile, jobs []*job
 }
 
 // adopt returns what the manifest says of an object that is there. Its sums come from its record,
-// where there is one that fits the object, else the object is read.
+// or from the manifest, where there is one that fits the object, else the object is read.
 func (t *transfer) adopt(ctx context.Context, f RemoteFile, o Object, recorded bool) (manifest.File, error) {
 	if o.Size >= 0 && o.Size != f.Size {
 		return manifest.File{}, t.occupied(f, fmt.Sprintf("%d bytes instead of %d", o.Size, f.Size))
+	}
+	if t.known != nil && o.Summed {
+		if known := t.known.File(f.Path); known.CRC32C == o.CRC32C {
+			return *known, nil
+		}
 	}
 	if recorded && o.Summed {
 		data, _, err := t.Store.Get(ctx, recordOf(t.model, f.Path), manifest.MaxSize)

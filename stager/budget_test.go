@@ -82,7 +82,7 @@ func TestRequestBudget(t *testing.T) {
 	if got, want := hubRequests(h), map[string]int{"revision": 1}; !maps.Equal(got, want) {
 		t.Errorf("the second time the Hub is asked %v, want %v", got, want)
 	}
-	if got, want := bucketRequests(b), map[string]int{"list": 1, "get": 2}; !maps.Equal(got, want) {
+	if got, want := bucketRequests(b), map[string]int{"list": 2, "get": 2}; !maps.Equal(got, want) {
 		t.Errorf("the second time the bucket is asked %v, want %v", got, want)
 	}
 }

@@ -4,8 +4,9 @@
 // goes up as soon as it is hashed and remembers the state of the hashes behind it, so that a run that
 // was killed is continued by the next one with what was in flight. A file becomes visible when its
 // sha256 (git's sha1 for small files) is the one the source names; the model when every file is: the
-// manifest is written last and is the commit. Everything before it is invisible to readers, everything
-// after it is tidying up.
+// manifest follows the last of them and is the commit, until which readers find nothing. After it comes
+// the ref, without which a reader of a branch or a tag finds the commit it named before or none, and at
+// last the removal of what was kept for a restart.
 //
 // Two stagers of one model may run at once: every write says what it expects to find, and finding its
 // own bytes there is success.
@@ -60,8 +61,14 @@ func New(c Config) *Stager {
 	if c.PartChunks == 0 {
 		c.PartChunks = 2
 	}
-	c.PartChunks = int(max(1, min(int64(c.PartChunks), c.Memory/c.ChunkSize)))
+	c.divide(c.ChunkSize)
 	return &Stager{c}
+}
+
+// divide sets the size of chunks in bytes, and as many of them a part as there is memory for.
+func (c *Config) divide(chunkSize int64) {
+	c.ChunkSize = chunkSize
+	c.PartChunks = int(max(1, min(int64(c.PartChunks), c.Memory/c.ChunkSize)))
 }
 
 // Result is a model that is staged.
@@ -69,7 +76,7 @@ type Result struct {
 	Manifest *manifest.Manifest
 	Raw      []byte          // the manifest's bytes
 	Sum      manifest.Digest // their sha256, the name to pin the model by
-	Ref      string          // the branch or tag that now points to it, "" for none
+	Ref      string          // the branch or tag that now points to it; "" for none, and where it moved on meanwhile
 	Already  bool            // nothing had to be done
 	Fetched  int64           // bytes received from the source
 	Reused   int64           // bytes that an earlier run had left in the bucket
@@ -102,8 +109,11 @@ func (s *Stager) stage(ctx context.Context, ref manifest.Reference) (Result, err
 	if err := model.Validate(); err != nil {
 		return Result{}, err
 	}
+	if err := fitsRef(s.Store, model.Repo, snapshot.Ref); err != nil {
+		return Result{}, err
+	}
 	// The listing comes first: it is what tells a bucket that is missing from a model that is.
-	left, err := s.list(ctx, partsOf(model))
+	left, err := list(ctx, s.Store, partsOf(model))
 	if err != nil {
 		return Result{}, err
 	}
@@ -111,11 +121,27 @@ func (s *Stager) stage(ctx context.Context, ref manifest.Reference) (Result, err
 	if err != nil {
 		return Result{}, err
 	}
+	// Listed after the manifest was looked for: whoever wrote it had stored the files before.
+	objects, err := list(ctx, s.Store, model.Object(""))
+	if err != nil {
+		return Result{}, err
+	}
+	there := make(map[string]Object, len(objects))
+	for _, o := range objects {
+		there[o.Key] = o
+	}
 	meter := &meter{report: s.Progress, at: Event{Model: model}}
-	if r.Already = r.Manifest != nil; r.Already {
+	if r.Manifest != nil {
+		lacking := lacks(r.Manifest, there)
+		if r.Already = lacking == ""; !r.Already {
+			s.Log.Warn("the model is staged, but not all of it is there: staging what is missing", "model", model, "first", lacking)
+		}
+	}
+	if r.Already {
 		meter.at.Total, meter.at.Stored = r.Manifest.Size(), r.Manifest.Size()
 	} else {
-		if r, err = s.copy(ctx, model, left, meter); err != nil {
+		t := &transfer{Config: s.Config, model: model, meter: meter, there: there, left: left}
+		if r, err = s.copy(ctx, t, r); err != nil {
 			return r, err
 		}
 	}
@@ -141,28 +167,41 @@ func (s *Stager) staged(ctx context.Context, model manifest.Model) (Result, erro
 	return Result{Manifest: m, Raw: raw, Sum: sha256.Sum256(raw)}, nil
 }
 
-// copy brings every file to the bucket and commits the model.
-func (s *Stager) copy(ctx context.Context, model manifest.Model, left []Object, meter *meter) (Result, error) {
-	files, err := s.Source.Files(ctx, model)
+// copy brings every file to the bucket and commits the model. Where its manifest is there already, what
+// is missing is brought back to it and it stays as it is.
+func (s *Stager) copy(ctx context.Context, t *transfer, before Result) (Result, error) {
+	files, err := s.Source.Files(ctx, t.model)
 	if err != nil {
 		return Result{}, err
 	}
 	if files, err = Choose(files); err != nil {
 		return Result{}, err
 	}
-	t := &transfer{Config: s.Config, model: model, meter: meter, files: make([]manifest.File, len(files))}
-	err = t.run(ctx, files, left)
-	at := meter.counted()
+	if t.known = before.Manifest; t.known != nil {
+		if err := same(t.known, files); err != nil {
+			return Result{}, err
+		}
+		t.divide(t.known.ChunkSize)
+	}
+	if err := fits(s.Store, t.model, files, t.ChunkSize); err != nil {
+		return Result{}, err
+	}
+	t.files = make([]manifest.File, len(files))
+	err = t.run(ctx, files)
+	at := t.meter.counted()
 	r := Result{Fetched: at.Fetched, Reused: t.reused}
 	if err != nil {
 		return r, err
 	}
-	r.Manifest = &manifest.Manifest{Model: model, ChunkSize: s.ChunkSize, Files: t.files}
+	r.Manifest = &manifest.Manifest{Model: t.model, ChunkSize: t.ChunkSize, Files: t.files}
 	if r.Raw, err = manifest.Marshal(r.Manifest); err != nil {
 		return r, err
 	}
 	r.Sum = sha256.Sum256(r.Raw)
-	if err := s.Store.Put(ctx, model.Key(), 0, r.Raw); err != nil {
+	if t.known != nil {
+		return r, identical(t.known, r.Manifest)
+	}
+	if err := s.Store.Put(ctx, t.model.Key(), 0, r.Raw); err != nil {
 		return r, fmt.Errorf("committing the manifest: %w", err)
 	}
 	return r, nil
@@ -172,13 +211,18 @@ func (s *Stager) copy(ctx context.Context, model manifest.Model, left []Object, 
 func (s *Stager) finish(ctx context.Context, r Result, snapshot Snapshot, left []Object, meter *meter) (Result, error) {
 	r.Ref = snapshot.Ref
 	if r.Ref != "" {
-		if err := s.point(ctx, snapshot.Model, r.Ref); err != nil {
+		moved, err := s.point(ctx, snapshot.Model, r.Ref)
+		if err != nil {
 			return r, fmt.Errorf("the model is staged, but not its ref %q: %w", r.Ref, err)
+		}
+		if !moved {
+			s.Log.Warn("the ref moved on while the model was being staged: it is left as it is", "model", snapshot.Model, "ref", r.Ref)
+			r.Ref = ""
 		}
 	}
 	if !r.Already {
 		var err error
-		if left, err = s.list(ctx, partsOf(snapshot.Model)); err != nil {
+		if left, err = list(ctx, s.Store, partsOf(snapshot.Model)); err != nil {
 			return r, fmt.Errorf("the model is staged, but its parts are not removed: %w", err)
 		}
 	}
@@ -194,28 +238,39 @@ func (s *Stager) finish(ctx context.Context, r Result, snapshot Snapshot, left [
 	return r, nil
 }
 
-// point makes the ref name the model's commit.
-func (s *Stager) point(ctx context.Context, model manifest.Model, ref string) error {
+// point makes the ref name the model's commit, and reports whether it does. Staging takes long: a ref
+// that names another commit is asked for again, so that a slow run does not take it back to an older one.
+func (s *Stager) point(ctx context.Context, model manifest.Model, ref string) (bool, error) {
 	key := manifest.RefKey(model.Repo, ref)
 	for tries := 1; ; tries++ {
 		data, version, err := s.Store.Get(ctx, key, 64)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+			return false, err
 		}
 		if err == nil && string(data) == model.Commit {
-			return nil
+			return true, nil
+		}
+		if err == nil {
+			now, err := s.Source.Resolve(ctx, model.Repo, ref)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return false, err
+			}
+			if err != nil || now.Model != model {
+				return false, nil
+			}
 		}
 		err = s.Store.Put(ctx, key, version, []byte(model.Commit))
 		// Somebody else wrote between the two calls: look again.
 		if !errors.Is(err, fs.ErrExist) || tries == 5 {
-			return err
+			return err == nil, err
 		}
 	}
 }
 
-func (s *Stager) list(ctx context.Context, prefix string) ([]Object, error) {
+// list returns the objects below prefix in the order of their keys.
+func list(ctx context.Context, store Store, prefix string) ([]Object, error) {
 	var objects []Object
-	for o, err := range s.Store.List(ctx, prefix) {
+	for o, err := range store.List(ctx, prefix) {
 		if err != nil {
 			return nil, err
 		}

@@ -19,8 +19,11 @@ type transfer struct {
 	Config
 	model  manifest.Model
 	meter  *meter
-	files  []manifest.File // what is known of each file once it is stored, in the order of paths
-	reused int64           // bytes
+	there  map[string]Object  // the model's objects by key, as they were listed
+	left   []Object           // what earlier runs kept for a restart
+	known  *manifest.Manifest // where the model is staged and only lacks objects
+	files  []manifest.File    // what is known of each file once it is stored, in the order of paths
+	reused int64              // bytes
 
 	mu      sync.Mutex
 	discard []*job // whose parts are wrong
@@ -41,17 +44,8 @@ type job struct {
 }
 
 // run returns when every file is in the bucket, or with the first error and nothing running.
-func (t *transfer) run(ctx context.Context, files []RemoteFile, left []Object) error {
-	s := &Stager{t.Config}
-	list, err := s.list(ctx, t.model.Object(""))
-	if err != nil {
-		return err
-	}
-	there := make(map[string]Object, len(list))
-	for _, o := range list {
-		there[o.Key] = o
-	}
-	jobs, err := t.prepare(ctx, files, there)
+func (t *transfer) run(ctx context.Context, files []RemoteFile) error {
+	jobs, err := t.prepare(ctx, files)
 	defer t.close(jobs)
 	if err != nil {
 		return err
@@ -60,7 +54,7 @@ func (t *transfer) run(ctx context.Context, files []RemoteFile, left []Object) e
 	t.buffers = newPool(t.ChunkSize, max(t.Memory/t.ChunkSize, int64(t.PartChunks)))
 	t.slots = make(chan struct{}, t.Streams)
 	t.group, ctx = errgroup.WithContext(ctx)
-	t.group.Go(func() error { return t.adoptAll(ctx, files, jobs, there, left) })
+	t.group.Go(func() error { return t.adoptAll(ctx, files, jobs) })
 	t.group.Go(func() error {
 		for _, j := range jobs {
 			if err := t.send(ctx, j); err != nil {
@@ -94,12 +88,12 @@ func (t *transfer) close(jobs []*job) {
 
 // prepare returns a job for every file that is not there, small files first, each upload opened: a
 // bucket without room for them, or without permission, says so before the first byte is sent.
-func (t *transfer) prepare(ctx context.Context, files []RemoteFile, there map[string]Object) ([]*job, error) {
+func (t *transfer) prepare(ctx context.Context, files []RemoteFile) ([]*job, error) {
 	partSize := t.ChunkSize * int64(t.PartChunks)
 	var jobs []*job
 	for i, f := range files {
 		key := t.model.Object(f.Path)
-		if _, ok := there[key]; ok {
+		if _, ok := t.there[key]; ok {
 			continue
 		}
 		j := &job{RemoteFile: f, index: i}
@@ -108,7 +102,7 @@ func (t *transfer) prepare(ctx context.Context, files []RemoteFile, there map[st
 			var err error
 			j.upload, err = t.Store.Upload(ctx, key, dirOf(t.model, f.Path), f.Size)
 			if errors.Is(err, fs.ErrExist) {
-				there[key] = Object{Key: key, Size: -1} // written by somebody else just now
+				t.there[key] = Object{Key: key, Size: -1} // written by somebody else just now
 				continue
 			}
 			if err != nil {

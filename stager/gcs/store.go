@@ -122,6 +122,9 @@ func (s *Store) String() string {
 	return "gs://" + s.Bucket + strings.TrimSuffix("/"+s.Prefix, "/")
 }
 
+// KeyPrefix is what stands in front of every key in the object's name.
+func (s *Store) KeyPrefix() string { return s.Prefix }
+
 func (s *Store) object(key string) *storage.ObjectHandle {
 	return s.bucket.Object(s.Prefix + key)
 }

@@ -344,6 +344,13 @@ func (b *Bucket) RemovePart(path string, off int64) int64 {
 	return 0
 }
 
+// Remove takes an object away, as somebody else may: a stager must not.
+func (b *Bucket) Remove(key string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.objects, key)
+}
+
 // Replace changes an object behind everybody's back.
 func (b *Bucket) Replace(key string, data []byte) {
 	b.mu.Lock()
