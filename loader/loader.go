@@ -40,6 +40,9 @@ type Config struct {
 	Source fetch.Source  // the engine's
 	Log    *slog.Logger
 	Grace  time.Duration // default Grace
+	// Drain is how long Run, when its context ends, lets loads go on whose mounts this process serves:
+	// their readers would get errors. 0 ends them at once. The engine has to run longer than that.
+	Drain time.Duration
 }
 
 // Loader publishes models. Its methods are safe for concurrent use.
@@ -93,10 +96,15 @@ func (l *Loader) stop() error {
 	for f := range l.shown {
 		serving = append(serving, f)
 	}
+	var loads []*fetch.Load
 	for _, m := range l.models {
 		l.keep(m)
+		if m.open > 0 && m.load != nil {
+			loads = append(loads, m.load)
+		}
 	}
 	l.mu.Unlock()
+	l.drain(loads)
 	var errs []error
 	for _, f := range serving {
 		errs = append(errs, f.Close())
@@ -105,6 +113,25 @@ func (l *Loader) stop() error {
 	close(l.closed)
 	l.work.Wait()
 	return errors.Join(errs...)
+}
+
+// drain waits for loads that readers may need, for a while.
+func (l *Loader) drain(loads []*fetch.Load) {
+	enough := time.NewTimer(l.cfg.Drain)
+	defer enough.Stop()
+	late := l.cfg.Drain <= 0
+	for _, load := range loads {
+		if !late {
+			select {
+			case <-load.Done():
+			case <-enough.C:
+				late = true
+			}
+		}
+		if p := load.Progress(); p.Ended.IsZero() {
+			l.cfg.Log.Warn("a load is cut off: reads of its mounts fail", "model", load.Entry().Manifest().Model.String(), "waiting_readers", p.Waiting)
+		}
+	}
 }
 
 // running waits until leases can be made, and fails when they cannot be made any more.

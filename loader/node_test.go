@@ -87,6 +87,7 @@ type node struct {
 	cache  *cache.Cache
 	engine *fetch.Engine
 	dir    string
+	end    func() // begins to stop
 	stop   func()
 }
 
@@ -108,13 +109,19 @@ func startNode(t testing.TB, dir string, src fetch.Source, options ...option) *n
 	n := &node{Loader: loader.New(cfg), cache: c, engine: engine, dir: dir}
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
-	for _, run := range []func(context.Context) error{engine.Run, n.Run} {
-		group.Go(func() {
-			if err := run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	loaded, end := context.WithCancel(context.Background())
+	group.Go(func() {
+		if err := engine.Run(loaded); err != nil {
+			t.Error(err)
+		}
+	})
+	group.Go(func() {
+		defer end()
+		if err := n.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	n.end = cancel
 	n.stop = sync.OnceFunc(func() {
 		cancel()
 		group.Wait()
