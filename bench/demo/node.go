@@ -21,6 +21,9 @@ func (d *demo) byNode(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, n.end(err == nil)) }()
 	target := d.place.path("first")
+	if err := d.held.load.release(); err != nil {
+		return err
+	}
 	begin := d.now()
 	if err := n.publish(ctx, target); err != nil {
 		return err

@@ -21,6 +21,7 @@ type place struct {
 	dir  string
 	lock *os.File // held as long as the demo lives
 
+	tmpfs string // where one is mounted for the cache, "" for none
 	cache string // the node's; below dir, unless the user named another place
 	other string // a folder of the demo's elsewhere, "" for none
 }

@@ -195,6 +195,7 @@ func TestInterrupted(t *testing.T) {
 	}{
 		{"a synthetic", os.Interrupt, 130},
 		{"headstart stage", syscall.SIGHUP, 1},
+		{"touching", os.Interrupt, 130},
 		{"headstart node", syscall.SIGTERM, 130},
 		{"headstart publish", os.Interrupt, 130},
 		{"headstart wait", os.Interrupt, 130},
