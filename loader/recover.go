@@ -28,6 +28,7 @@ func (l *Loader) recover(ctx context.Context) error {
 	entries := map[string]*cache.Entry{}
 	for _, e := range l.cfg.Cache.Entries() {
 		entries[e.ID()] = e
+		l.cfg.Engine.Sync(e) // an earlier process may have died before it did
 	}
 	for _, le := range leases {
 		if err := l.adopt(ctx, le, entries[le.Entry]); err != nil {

@@ -55,15 +55,16 @@ was, or does nothing. It needs no privilege and no daemon: use it as an init con
 		if err != nil {
 			return err
 		}
-		already, there := entry.Complete(), entry.Bytes()
+		already := entry.Complete()
+		var fetched int64
 		engine := fetch.New(fetch.Config{Source: source, Log: p.logger(slog.LevelWarn)})
 		err = newProgress(p, "fetching "+ref.String(), asJSON).During(ctx,
 			func() sample { return sample{Done: entry.Bytes(), Total: m.Size()} },
-			func(ctx context.Context) error { return load(ctx, engine, entry) })
+			func(ctx context.Context) (err error) { fetched, err = load(ctx, engine, entry); return err })
 		if err := errors.Join(err, entry.Close()); err != nil {
 			return err
 		}
-		elapsed, fetched := time.Since(begin), m.Size()-there
+		elapsed := time.Since(begin)
 		if asJSON {
 			return json.NewEncoder(p.Stdout).Encode(map[string]any{
 				"event": "fetched", "model": m.Model.Repo, "commit": m.Model.Commit, "pin": pin(m, entry.Sum()), "dir": args[1],
@@ -80,8 +81,8 @@ was, or does nothing. It needs no privilege and no daemon: use it as an init con
 	return cmd
 }
 
-// load runs the engine for one entry.
-func load(ctx context.Context, engine *fetch.Engine, entry *cache.Entry) error {
+// load runs the engine for one entry and returns how many bytes came from the bucket.
+func load(ctx context.Context, engine *fetch.Engine, entry *cache.Entry) (int64, error) {
 	running, stop := context.WithCancel(ctx)
 	var g errgroup.Group
 	g.Go(func() error { return engine.Run(running) })
@@ -92,5 +93,5 @@ func load(ctx context.Context, engine *fetch.Engine, entry *cache.Entry) error {
 	if ctx.Err() != nil && err != nil {
 		err = context.Cause(ctx)
 	}
-	return errors.Join(err, g.Wait())
+	return l.Progress().Fetched, errors.Join(err, g.Wait())
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -21,6 +22,10 @@ import (
 
 // defaultSocket is where the node and those who talk to it meet when nobody says otherwise.
 const defaultSocket = "/run/headstart/node.sock"
+
+// drain is how long a node that is told to stop lets loads go on whose readers wait. A pod is given
+// 30 s by default before it is killed.
+const drain = 20 * time.Second
 
 func newNodeCommand(p process) *cobra.Command {
 	var dir, socket, addr string
@@ -68,7 +73,7 @@ func (p process) node(ctx context.Context, u bucketURL, dir, socket, addr string
 	}
 	defer func() { err = errors.Join(err, entries.Close()) }()
 	engine := fetch.New(fetch.Config{Source: source, Log: log})
-	models := loader.New(loader.Config{Cache: entries, Engine: engine, Source: source, Log: log})
+	models := loader.New(loader.Config{Cache: entries, Engine: engine, Source: source, Log: log, Drain: drain})
 	l, err := control.Listen(socket)
 	if err != nil {
 		return err
