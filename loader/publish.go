@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,6 +54,9 @@ func remedy(err error) error {
 func (l *Loader) publish(ctx context.Context, ref manifest.Reference, target string) (Published, error) {
 	if err := mount.CheckTarget(target); err != nil {
 		return Published{}, err
+	}
+	if dir := l.cfg.Cache.Dir(); target == dir || strings.HasPrefix(target, dir+"/") {
+		return Published{}, fetch.Fail(fs.ErrExist, "target %s lies in the node's own cache directory: give one outside of %s", target, dir)
 	}
 	if err := modelfs.Supported(); err != nil {
 		return Published{}, err

@@ -38,6 +38,11 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// inTheWay is an error about something that is taken.
+type inTheWay struct{ error }
+
+func (e inTheWay) Unwrap() error { return syscall.EBUSY }
+
 // exitCode is the one place where errors become exit codes.
 func exitCode(ctx context.Context, err error) int {
 	var usage usageError

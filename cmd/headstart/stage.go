@@ -44,14 +44,17 @@ there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead 
 		if err != nil {
 			return err
 		}
+		if ref.Pin != (manifest.Digest{}) {
+			return usageError{fmt.Errorf("%s: a pin names a manifest that is staged already: give a branch, a tag or a commit", args[0])}
+		}
 		hub, err := hf.FromEnv(p.Getenv)
 		if err != nil {
-			return err
+			return usageError{err}
 		}
 		hub.Log = p.logger(slog.LevelWarn)
 		source, err := hf.New(hub)
 		if err != nil {
-			return err
+			return usageError{err}
 		}
 		store, closeStore, err := openStore(cmd.Context(), p, u)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"sync/atomic"
 
@@ -37,11 +38,7 @@ Without DIR it compares the bucket itself: each object is there and has its size
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
-		// A directory is named by a path that no model's name can be.
-		if strings.HasPrefix(args[0], "/") || strings.HasPrefix(args[0], ".") {
-			if len(args) != 1 {
-				return usageError{errors.New("two directories: give MODEL DIR")}
-			}
+		if len(args) == 1 && isDirectory(args[0]) {
 			m, _, err := cache.FetchedDir(args[0])
 			if err != nil {
 				return err
@@ -74,6 +71,15 @@ Without DIR it compares the bucket itself: each object is there and has its size
 		return p.intact(m, u.String(), "sizes", asJSON)
 	}
 	return cmd
+}
+
+// isDirectory tells a DIR from a MODEL: it is a path that no model's name can be, or it is there.
+func isDirectory(arg string) bool {
+	if strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, ".") {
+		return true
+	}
+	st, err := os.Stat(arg)
+	return err == nil && st.IsDir()
 }
 
 // verified reads dir back.
