@@ -89,6 +89,9 @@ type MismatchError struct {
 }
 
 func (e *MismatchError) Error() string {
+	if e.Sum == "size" {
+		return fmt.Sprintf("%s: size %s, want %s", e.Path, e.Got, e.Want)
+	}
 	return fmt.Sprintf("%s: bytes %d to %d: %s is %s, want %s", e.Path, e.Offset, e.Offset+e.Size, e.Sum, e.Got, e.Want)
 }
 

@@ -70,14 +70,18 @@ func newLsCommand(p process) *cobra.Command {
 			}
 			return nil
 		}
-		return p.table(models, u)
+		return p.table(models, u, args)
 	}
 	return cmd
 }
 
-func (p process) table(models []stagedModel, u bucketURL) error {
+func (p process) table(models []stagedModel, u bucketURL, asked []string) error {
 	if len(models) == 0 {
-		_, err := fmt.Fprintf(p.Stdout, "no model is staged in %s\n", u)
+		what := "no model"
+		if len(asked) > 0 {
+			what = "no commit of " + asked[0]
+		}
+		_, err := fmt.Fprintf(p.Stdout, "%s is staged in %s\n", what, u)
 		return err
 	}
 	w := tabwriter.NewWriter(p.Stdout, 0, 0, 2, ' ', 0)

@@ -2,8 +2,8 @@
 // to the nodes and pods that serve them, verifying every byte on the way.
 //
 // This package is wiring only: flags become values, values become constructors' arguments, and
-// what was built runs. It is the only place where adapters meet, where the environment is read,
-// and where errors become exit codes.
+// what was built runs. It is the only place where adapters meet and where errors become exit codes,
+// and, but for what Google's client looks up itself, where the environment is read.
 package main
 
 import (

@@ -97,7 +97,7 @@ func (e *Engine) failed(l *Load, i int, err error) {
 	if errors.As(err, &mismatch) {
 		if l.mismatch[i]++; l.mismatch[i] >= e.cfg.Mismatches {
 			e.metrics.failed.Inc()
-			e.endLocked(l, fmt.Errorf("wrong bytes %d times: %w", l.mismatch[i], err))
+			e.endLocked(l, fmt.Errorf("wrong bytes %d times, the object in the bucket differs from its manifest (%w): remove the object and stage the model again", l.mismatch[i], err))
 			return
 		}
 		e.cfg.Log.Warn("a chunk has wrong bytes and is fetched again", "model", l.m.Model.String(), "attempt", l.mismatch[i], "err", err)

@@ -89,7 +89,7 @@ func (e *Engine) receive(l *Load, r ref) (int64, error) {
 	defer e.metrics.inFlight.Sub(float64(len(p)))
 	sum, err := receive(l.ctx, e.cfg.Source, l.m.Model.Object(f.Path), off, p, e.cfg.Stall)
 	if errors.Is(err, io.EOF) {
-		return 0, &manifest.MismatchError{Path: f.Path, Offset: off, Size: c.Size, Sum: "size", Want: fmt.Sprint(f.Size), Got: "less"}
+		return 0, &manifest.MismatchError{Path: f.Path, Offset: off, Size: c.Size, Sum: "size", Want: fmt.Sprint(f.Size), Got: "smaller (the object ends before)"}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("%s at %d: %w", f.Path, off, err)

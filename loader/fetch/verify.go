@@ -58,11 +58,11 @@ func verifyFile(ctx context.Context, root *os.Root, m *manifest.Manifest, i int,
 	st, err := root.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return wrongSize(f, "no file")
+		return wrongSize(f, "none (there is no such file)")
 	case err != nil:
 		return err
 	case !st.Mode().IsRegular():
-		return wrongSize(f, "not a file")
+		return wrongSize(f, "none (it is not a file)")
 	case st.Size() != f.Size:
 		return wrongSize(f, fmt.Sprint(st.Size()))
 	}

@@ -115,10 +115,10 @@ func TestLies(t *testing.T) {
 	}{
 		{"commit of resolve", "HEAD /org/tiny/resolve/", "wrong-commit", false, "not from " + commit},
 		{"no commit", "HEAD /org/tiny/resolve/", "header=X-Repo-Commit:", false, ""},
-		{"size of resolve", "HEAD /org/tiny/resolve/", "header=X-Linked-Size:17", true, "size is 17"},
+		{"size of resolve", "HEAD /org/tiny/resolve/", "header=X-Linked-Size:17", true, "size 17"},
 		{"etag of resolve", "HEAD /org/tiny/resolve/", "header=X-Linked-Etag:\"" + strings.Repeat("0", 64) + "\"", true, "sha256 is 000"},
 		{"location of resolve", "HEAD /org/tiny/resolve/", "header=Location:ftp://h/x", false, "not a web address"},
-		{"size of the CDN", "GET /xet-bridge-us/", "header=Content-Range:bytes 0-1355780/17", true, "size is 17"},
+		{"size of the CDN", "GET /xet-bridge-us/", "header=Content-Range:bytes 0-1355780/17", true, "size 17"},
 		{"commit of a small file", "GET /api/resolve-cache/", "header=X-Repo-Commit:" + other, false, "not from " + commit},
 	} {
 		t.Run(test.name, func(t *testing.T) {
