@@ -56,15 +56,15 @@ was, or does nothing. It needs no privilege and no daemon: use it as an init con
 			return err
 		}
 		already := entry.Complete()
-		var fetched int64
 		engine := fetch.New(fetch.Config{Source: source, Log: p.logger(slog.LevelWarn)})
+		l := engine.Start(entry)
 		err = newProgress(p, "fetching "+ref.String(), asJSON).During(ctx,
-			func() sample { return sample{Done: entry.Bytes(), Total: m.Size()} },
-			func(ctx context.Context) (err error) { fetched, err = load(ctx, engine, entry); return err })
+			func() sample { l := l.Progress(); return sample{Done: l.Verified, Total: l.Size, Note: l.Reason} },
+			func(ctx context.Context) error { return runLoad(ctx, engine, l) })
 		if err := errors.Join(err, entry.Close()); err != nil {
 			return err
 		}
-		elapsed := time.Since(begin)
+		elapsed, fetched := time.Since(begin), l.Progress().Fetched
 		if asJSON {
 			return json.NewEncoder(p.Stdout).Encode(map[string]any{
 				"event": "fetched", "model": m.Model.Repo, "commit": m.Model.Commit, "pin": pin(m, entry.Sum()), "dir": args[1],
@@ -81,17 +81,16 @@ was, or does nothing. It needs no privilege and no daemon: use it as an init con
 	return cmd
 }
 
-// load runs the engine for one entry and returns how many bytes came from the bucket.
-func load(ctx context.Context, engine *fetch.Engine, entry *cache.Entry) (int64, error) {
+// runLoad runs the engine until one load ends.
+func runLoad(ctx context.Context, engine *fetch.Engine, l *fetch.Load) error {
 	running, stop := context.WithCancel(ctx)
 	var g errgroup.Group
 	g.Go(func() error { return engine.Run(running) })
-	l := engine.Start(entry)
 	<-l.Done()
 	stop()
 	err := l.Err()
 	if ctx.Err() != nil && err != nil {
 		err = context.Cause(ctx)
 	}
-	return l.Progress().Fetched, errors.Join(err, g.Wait())
+	return errors.Join(err, g.Wait())
 }
