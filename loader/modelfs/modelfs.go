@@ -24,6 +24,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -207,6 +209,7 @@ func (f *FS) Done() <-chan struct{} { return f.done }
 // Close takes the model away from everybody: reads that wait end with an error, later ones too.
 // Files opened with passthrough go on. It fails where the kernel does not end the connection in time.
 func (f *FS) Close() error {
+	f.settle()
 	err := errors.Join(abort(f.device), f.Unmount())
 	if err != nil {
 		return err
@@ -222,30 +225,86 @@ func (f *FS) Close() error {
 // ending is how long Close waits for the kernel to end a connection, which takes it milliseconds.
 const ending = 10 * time.Second
 
-// abort ends a FUSE connection by way of the kernel's control file system, mounted for the moment
-// and nowhere: a connection whose mounts are detached cannot be reached by a path.
+// settle waits a moment for answers that are on their way: an abort would take them from readers
+// whose bytes are there. Reads that wait for a chunk do not count, unless all chunks are there: then
+// they only have not noticed yet.
+func (f *FS) settle() {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range 1000 {
+		wanting := f.counters.waiting.Load()
+		if f.complete() {
+			wanting = 0
+		}
+		if outstanding(f.device) <= wanting {
+			return
+		}
+		<-tick.C
+	}
+}
+
+// complete reports whether every file is.
+func (f *FS) complete() bool {
+	for i := range f.files {
+		if !f.model.Complete(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// outstanding returns the number of requests that the kernel has no answer to; 0 where it cannot tell.
+func outstanding(device uint64) int64 {
+	waiting, err := connection(device, "waiting", unix.O_RDONLY)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(waiting)
+	b := make([]byte, 32)
+	n, err := unix.Read(waiting, b)
+	if err != nil {
+		return 0
+	}
+	count, err := strconv.ParseInt(strings.TrimSpace(string(b[:n])), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return count
+}
+
+// abort ends a FUSE connection.
 func abort(device uint64) error {
-	fd, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return fmt.Errorf("opening fusectl: %w", err)
-	}
-	defer unix.Close(fd)
-	if err := unix.FsconfigCreate(fd); err != nil {
-		return fmt.Errorf("creating fusectl: %w", err)
-	}
-	root, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("mounting fusectl: %w", err)
-	}
-	defer unix.Close(root)
-	knob, err := unix.Openat(root, fmt.Sprintf("%d/abort", unix.Minor(device)), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	knob, err := connection(device, "abort", unix.O_WRONLY)
 	if errors.Is(err, syscall.ENOENT) {
 		return nil // it has ended
 	}
 	if err != nil {
-		return fmt.Errorf("opening the connection's abort: %w", err)
+		return err
 	}
 	defer unix.Close(knob)
 	_, err = unix.Write(knob, []byte("1"))
 	return err
+}
+
+// connection opens a file of a connection in the kernel's control file system, which is mounted for
+// the moment and nowhere: a connection whose mounts are detached cannot be reached by a path.
+func connection(device uint64, name string, mode int) (int, error) {
+	fd, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("opening fusectl: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.FsconfigCreate(fd); err != nil {
+		return -1, fmt.Errorf("creating fusectl: %w", err)
+	}
+	root, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("mounting fusectl: %w", err)
+	}
+	defer unix.Close(root)
+	file, err := unix.Openat(root, fmt.Sprintf("%d/%s", unix.Minor(device), name), mode|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("opening the connection's %s: %w", name, err)
+	}
+	return file, nil
 }
