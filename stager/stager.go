@@ -158,8 +158,11 @@ func (s *Stager) staged(ctx context.Context, model manifest.Model) (Result, erro
 		return Result{}, err
 	}
 	m, err := manifest.Parse(raw)
-	if err != nil {
+	if _, other := errors.AsType[*manifest.VersionError](err); other {
 		return Result{}, fmt.Errorf("%s: %w", model.Key(), err)
+	}
+	if err != nil {
+		return Result{}, fmt.Errorf("%s in the bucket is damaged (%w): remove it and stage again, the files that are there are kept", model.Key(), err)
 	}
 	if m.Model != model {
 		return Result{}, Fail(manifest.ErrInvalid, "%s is the manifest of %s: remove it and stage again", model.Key(), m.Model)

@@ -39,7 +39,14 @@ func TestScripts(t *testing.T) {
 			"tmpfs":       tmpfs,
 			"node":        node,
 			"damage":      damage,
-			"tree":        tree,
+			"damagemanifest": func(ts *testscript.TestScript, neg bool, args []string) {
+				found, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "*.json"))
+				if err != nil || len(found) != 1 {
+					ts.Fatalf("manifests in %s: %v, %v", args[0], found, err)
+				}
+				damage(ts, neg, []string{found[0], "0"})
+			},
+			"tree": tree,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond != "root" {
