@@ -10,11 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // built is the folder of the binary, once there is one.
@@ -134,6 +137,33 @@ func (r *run) processes(t *testing.T) []string {
 	return pids
 }
 
+// ended waits until each of the demo's processes has ended: the node's log is a file, so that the end
+// of the demo's stderr says nothing of the node.
+func (r *run) ended(t *testing.T) {
+	t.Helper()
+	for _, pid := range r.processes(t) {
+		n, err := strconv.Atoi(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.PidfdOpen(n, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+			_, err = unix.Poll(fds, int((stopping + 10*time.Second).Milliseconds()))
+		}
+		unix.Close(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func needNode(t *testing.T) {
 	t.Helper()
 	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
@@ -230,7 +260,8 @@ func TestKilled(t *testing.T) {
 	if err := r.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	r.end() // stderr ends when the last process that has it does
+	r.end()
+	r.ended(t)
 	if len(names(t, r.tmp)) == 0 {
 		t.Error("nothing is left of a killed demo: this test tests nothing")
 	}
