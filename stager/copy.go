@@ -7,35 +7,39 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"sync/atomic"
 
 	"github.com/headstart-serving/headstart/manifest"
 )
 
-// chunk is a chunk in flight.
+// chunk is a chunk in flight, in ranges of one size, the last of which may be shorter.
 type chunk struct {
 	off   int64 // in the file
 	buf   []byte
+	size  int64        // of a range, bytes
+	sums  []uint32     // of the ranges
+	left  atomic.Int32 // ranges to come
 	sum   uint32
 	ready chan struct{} // closed when buf and sum are there
 }
 
-// send puts the parts of a file on their way and returns when the last has its buffers. Each part is a
-// goroutine; the state of the file's hashes goes from one to the next, so parts are hashed in order,
-// while their chunks arrive and their bytes leave in any.
-func (t *transfer) send(ctx context.Context, j *job) error {
-	before := make(chan *sums, 1)
-	before <- newSums(j.RemoteFile)
-	for i := range j.pieces {
+// send puts piece i of a file on its way and returns when it has its buffers. Each piece is a goroutine;
+// the state of the file's hashes goes from one to the next, so pieces are hashed in order, while their
+// chunks arrive and their bytes leave in any.
+func (t *transfer) send(ctx context.Context, j *job, i int) error {
+	if i < len(j.pieces) {
 		p := &j.pieces[i]
 		chunks, err := t.fetchAll(ctx, j, p)
 		if err != nil {
 			return err
 		}
-		in, out := before, make(chan *sums, 1)
+		in, out := j.hashed, make(chan *sums, 1)
 		t.group.Go(func() error { return t.part(ctx, j, p, chunks, in, out) })
-		before = out
+		j.hashed = out
 	}
-	t.group.Go(func() error { return t.end(ctx, j, before) })
+	if last := j.hashed; i+1 >= len(j.pieces) {
+		t.group.Go(func() error { return t.end(ctx, j, last) })
+	}
 	return nil
 }
 
@@ -50,41 +54,50 @@ func (t *transfer) fetchAll(ctx context.Context, j *job, p *piece) ([]*chunk, er
 		if err != nil {
 			return nil, err
 		}
-		select {
-		case t.slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-		c := &chunk{off: off, buf: buf[:min(t.ChunkSize, p.Offset+p.Size-off)], ready: make(chan struct{})}
+		n := min(t.ChunkSize, p.Offset+p.Size-off)
+		c := &chunk{off: off, buf: buf[:n], size: rangeSize(n, t.gate.wide(), t.buffers.most), ready: make(chan struct{})}
+		c.sums = make([]uint32, manifest.NumChunks(n, c.size))
+		c.left.Store(int32(len(c.sums)))
 		chunks = append(chunks, c)
-		t.group.Go(func() error {
-			defer func() { <-t.slots }()
-			return t.fetch(ctx, j, c)
-		})
+		for i := range c.sums {
+			if err := t.gate.enter(ctx); err != nil {
+				return nil, err
+			}
+			t.group.Go(func() error {
+				defer t.gate.leave()
+				return t.fetch(ctx, j, c, int64(i))
+			})
+		}
 	}
 	return chunks, nil
 }
 
-// fetch receives a chunk and sums it while it is hot in the processor's cache.
-func (t *transfer) fetch(ctx context.Context, j *job, c *chunk) error {
-	r, err := t.Source.Open(ctx, t.model, j.RemoteFile, c.off, int64(len(c.buf)))
+// fetch receives range i of a chunk and sums it while it is hot in the processor's cache.
+func (t *transfer) fetch(ctx context.Context, j *job, c *chunk, i int64) error {
+	buf := c.buf[i*c.size : min((i+1)*c.size, int64(len(c.buf)))]
+	off := c.off + i*c.size
+	r, err := t.Source.Open(ctx, t.model, j.RemoteFile, off, int64(len(buf)))
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	const block = 256 << 10
-	for at := 0; at < len(c.buf); at += block {
-		b := c.buf[at:min(at+block, len(c.buf))]
+	for at := 0; at < len(buf); at += block {
+		b := buf[at:min(at+block, len(buf))]
 		if _, err := io.ReadFull(r, b); err != nil {
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return fmt.Errorf("%s: the source ended at byte %d of %d: %w", j.Path, c.off+int64(at), j.Size, io.ErrUnexpectedEOF)
+				return fmt.Errorf("%s: the source ended at byte %d of %d: %w", j.Path, off+int64(at), j.Size, io.ErrUnexpectedEOF)
 			}
 			return err
 		}
-		c.sum = crc32.Update(c.sum, manifest.Castagnoli, b)
+		c.sums[i] = crc32.Update(c.sums[i], manifest.Castagnoli, b)
+		t.arrived.Add(int64(len(b)))
 	}
-	t.meter.event(Advanced, j.Path, j.Size, int64(len(c.buf)), 0)
-	close(c.ready)
+	t.meter.event(Advanced, j.Path, j.Size, int64(len(buf)), 0)
+	if c.left.Add(-1) == 0 {
+		c.sum = combine(c.sums, int64(len(c.buf)), c.size)
+		close(c.ready)
+	}
 	return nil
 }
 

@@ -35,10 +35,11 @@ type Config struct {
 	Log      *slog.Logger
 	Progress func(Event) // optional; one call at a time, must return at once
 
-	Streams    int   // ranged reads in flight; 0 is 8
-	Memory     int64 // bytes of buffers at most; 0 is 384 MiB
-	ChunkSize  int64 // bytes; 0 is manifest.ChunkSize
-	PartChunks int   // chunks a part; 0 is 2
+	Streams     int   // ranged reads in flight at the least; 0 is 8
+	MostStreams int   // at the most, where more of them bring more; 0 is 8 times Streams
+	Memory      int64 // bytes of buffers at most; 0 is 384 MiB
+	ChunkSize   int64 // bytes; 0 is manifest.ChunkSize
+	PartChunks  int   // chunks a part; 0 is 2
 }
 
 // Stager stages models.
@@ -51,6 +52,9 @@ func New(c Config) *Stager {
 	}
 	if c.Streams == 0 {
 		c.Streams = 8
+	}
+	if c.MostStreams == 0 {
+		c.MostStreams = 8 * c.Streams
 	}
 	if c.Memory == 0 {
 		c.Memory = 384 << 20

@@ -1,12 +1,14 @@
 package stager
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
+	"runtime"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,7 +32,8 @@ type transfer struct {
 
 	group   *errgroup.Group
 	buffers *pool
-	slots   chan struct{} // one for each ranged read in flight
+	gate    *gate        // for ranged reads
+	arrived atomic.Int64 // bytes, counted while they come
 }
 
 // job is a file that has to be sent.
@@ -39,6 +42,7 @@ type job struct {
 	index  int    // in transfer.files
 	upload Upload // nil where the file goes up in one piece
 	pieces []piece
+	hashed chan *sums    // those up to the piece that is put on its way next
 	chunks []uint32      // sums, filled by the parts
 	stored chan struct{} // one for each part that is stored
 }
@@ -52,18 +56,46 @@ func (t *transfer) run(ctx context.Context, files []RemoteFile) error {
 	}
 	t.announce(files, jobs)
 	t.buffers = newPool(t.ChunkSize, max(t.Memory/t.ChunkSize, int64(t.PartChunks)))
-	t.slots = make(chan struct{}, t.Streams)
+	t.gate = newGate(t.Streams)
 	t.group, ctx = errgroup.WithContext(ctx)
 	t.group.Go(func() error { return t.adoptAll(ctx, files, jobs) })
-	t.group.Go(func() error {
-		for _, j := range jobs {
-			if err := t.send(ctx, j); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	t.group.Go(func() error { return t.sendAll(ctx, jobs) })
 	return t.group.Wait()
+}
+
+// sendAll is the one planner: it alone asks for buffers, in the order of turns.
+func (t *transfer) sendAll(ctx context.Context, jobs []*job) error {
+	tuning, stop := context.WithCancel(ctx)
+	defer stop()
+	t.group.Go(func() error { t.tune(tuning); return nil })
+	for j, i := range turns(jobs, runtime.GOMAXPROCS(0)) {
+		if err := t.send(ctx, j, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tune adapts the number of ranged reads in flight to what they bring.
+func (t *transfer) tune(ctx context.Context) {
+	const window = 500 * time.Millisecond
+	tuner := newTuner(t.Streams, t.Streams, t.MostStreams)
+	tick := time.NewTicker(window)
+	defer tick.Stop()
+	for before, width := int64(0), t.Streams; ; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		now := t.arrived.Load()
+		next := tuner.next(float64(now-before), t.gate.crowd() > window/2)
+		if before = now; next != width {
+			t.Log.Debug("ranged reads in flight", "before", width, "now", next)
+			width = next
+			t.gate.resize(width)
+		}
+	}
 }
 
 // close releases the uploads, after nothing writes to them any more.
@@ -86,8 +118,9 @@ func (t *transfer) close(jobs []*job) {
 	}
 }
 
-// prepare returns a job for every file that is not there, small files first, each upload opened: a
-// bucket without room for them, or without permission, says so before the first byte is sent.
+// prepare returns a job for every file that is not there, small files first, then the largest: what is
+// hashed last is short. Each upload is opened: a bucket without room for them, or without permission, says
+// so before the first byte is sent.
 func (t *transfer) prepare(ctx context.Context, files []RemoteFile) ([]*job, error) {
 	partSize := t.ChunkSize * int64(t.PartChunks)
 	var jobs []*job
@@ -113,16 +146,20 @@ func (t *transfer) prepare(ctx context.Context, files []RemoteFile) ([]*job, err
 		j.pieces = plan(f, parts, t.ChunkSize, partSize)
 		j.chunks = make([]uint32, manifest.NumChunks(f.Size, t.ChunkSize))
 		j.stored = make(chan struct{}, len(j.pieces))
+		j.hashed = make(chan *sums, 1)
+		j.hashed <- newSums(f)
 		jobs = append(jobs, j)
 	}
 	slices.SortStableFunc(jobs, func(a, b *job) int {
-		if (a.upload == nil) == (b.upload == nil) {
-			return strings.Compare(a.Path, b.Path)
-		}
-		if a.upload == nil {
+		switch {
+		case a.upload == nil && b.upload == nil:
+			return 0 // in the order of paths
+		case a.upload == nil:
 			return -1
+		case b.upload == nil:
+			return 1
 		}
-		return 1
+		return cmp.Compare(b.Size, a.Size)
 	})
 	return jobs, nil
 }
