@@ -34,6 +34,32 @@ func (c *conn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
+// ReadFrom sends a body that lies in memory from where it lies: net/http would copy it first, 32 KiB at
+// a time.
+func (c *conn) ReadFrom(r io.Reader) (sent int64, err error) {
+	limited, ok := r.(*io.LimitedReader)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{c}, r)
+	}
+	b, ok := limited.R.(*body)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{c}, r)
+	}
+	const block = 256 << 10 // what has to move before the connection counts as stalled
+	for limited.N > 0 {
+		n, err := b.pass(int(min(limited.N, block)), c.Write)
+		sent += int64(n)
+		limited.N -= int64(n)
+		if err == io.EOF {
+			return sent, nil
+		}
+		if err != nil {
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {

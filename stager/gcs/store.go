@@ -17,6 +17,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -49,7 +50,9 @@ type Store struct {
 	Config
 	client *storage.Client
 	bucket *storage.BucketHandle
-	fan    int // sources of one compose at most
+	http   *http.Client // the client's
+	xml    *url.URL     // of the service
+	fan    int          // sources of one compose at most
 }
 
 // New makes a client. It looks for credentials, and does not touch the bucket.
@@ -66,7 +69,11 @@ func New(ctx context.Context, c Config) (*Store, error) {
 	if c.Stall == 0 {
 		c.Stall = time.Minute
 	}
-	transport, options, err := c.transport(ctx)
+	service, err := c.service()
+	if err != nil {
+		return nil, err
+	}
+	transport, options, err := c.transport(ctx, service)
 	if err != nil {
 		return nil, stager.Fail(fs.ErrPermission, "bucket gs://%s: no usable Google credentials (%v): run gcloud auth application-default login, or give the pod a service account by Workload Identity", c.Bucket, oneLine(err))
 	}
@@ -82,11 +89,27 @@ func New(ctx context.Context, c Config) (*Store, error) {
 	// Every write has a precondition or is harmless to repeat.
 	client.SetRetry(storage.WithPolicy(storage.RetryAlways), storage.WithMaxAttempts(c.Attempts),
 		storage.WithBackoff(gax.Backoff{Initial: c.Wait, Max: 16 * c.Wait, Multiplier: 2}))
-	return &Store{Config: c, client: client, bucket: client.Bucket(c.Bucket), fan: 32}, nil
+	return &Store{Config: c, client: client, bucket: client.Bucket(c.Bucket), http: hc, xml: service, fan: 32}, nil
+}
+
+// service returns the URL of Cloud Storage, or of what stands in for it.
+func (c Config) service() (*url.URL, error) {
+	address := c.Emulator
+	switch {
+	case address == "":
+		address = "https://storage.googleapis.com"
+	case !strings.Contains(address, "://"):
+		address = "http://" + address
+	}
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("%.100q is not the address of a bucket service: set STORAGE_EMULATOR_HOST to HOST:PORT or http://HOST:PORT", c.Emulator)
+	}
+	return &url.URL{Scheme: u.Scheme, Host: u.Host}, nil
 }
 
 // transport returns pooled connections that speak HTTP/1.1: in HTTP/2 all parts would share one.
-func (c Config) transport(ctx context.Context) (http.RoundTripper, []option.ClientOption, error) {
+func (c Config) transport(ctx context.Context, service *url.URL) (http.RoundTripper, []option.ClientOption, error) {
 	wrap := c.Wrap
 	if wrap == nil {
 		wrap = func(t http.RoundTripper) http.RoundTripper { return t }
@@ -100,16 +123,10 @@ func (c Config) transport(ctx context.Context) (http.RoundTripper, []option.Clie
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        90 * time.Second,
 		TLSHandshakeTimeout:    10 * time.Second,
-		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
-		WriteBufferSize:        256 << 10,
 	}
 	if c.Emulator != "" {
-		url := c.Emulator
-		if !strings.Contains(url, "://") {
-			url = "http://" + url
-		}
-		return wrap(base), []option.ClientOption{option.WithoutAuthentication(), option.WithEndpoint(strings.TrimSuffix(url, "/") + "/storage/v1/")}, nil
+		return wrap(base), []option.ClientOption{option.WithoutAuthentication(), option.WithEndpoint(service.String() + "/storage/v1/")}, nil
 	}
 	authorized, err := htransport.NewTransport(ctx, wrap(base), option.WithScopes(storage.ScopeReadWrite))
 	return authorized, nil, err
@@ -157,14 +174,13 @@ func (s *Store) Open(ctx context.Context, key string) (io.ReadCloser, error) {
 
 // Put writes an object in one request, if the one that is there has the given generation.
 func (s *Store) Put(ctx context.Context, key string, generation int64, data ...[]byte) error {
-	conditions := storage.Conditions{GenerationMatch: generation, DoesNotExist: generation == 0}
 	p := stager.Part{}
 	for _, b := range data {
 		p.CRC32C = crc32.Update(p.CRC32C, manifest.Castagnoli, b)
 		p.Size += int64(len(b))
 	}
 	for range races {
-		if _, err := s.write(ctx, s.object(key).If(conditions), p, data); err == nil || !failedPrecondition(err) {
+		if _, err := s.write(ctx, key, generation, p, data); err == nil || !failedPrecondition(err) {
 			return s.explain(key, err)
 		}
 		attrs, err := s.object(key).Attrs(ctx)
@@ -189,41 +205,19 @@ func (s *Store) occupied(key string) error {
 	return stager.Fail(fs.ErrExist, "%s/%s is there with other content and is left untouched: remove it, or use another prefix", s, key)
 }
 
-// write sends an object from memory and repeats that as long as it makes sense: the client itself cannot,
-// because it sees a stream.
-func (s *Store) write(ctx context.Context, o *storage.ObjectHandle, p stager.Part, data [][]byte) (*storage.ObjectAttrs, error) {
+// write sends an object from memory and repeats that as long as it makes sense.
+func (s *Store) write(ctx context.Context, key string, generation int64, p stager.Part, data [][]byte) (int64, error) {
 	wait := gax.Backoff{Initial: s.Wait, Max: 16 * s.Wait, Multiplier: 2}
 	for attempt := 1; ; attempt++ {
-		attrs, err := writeOnce(ctx, o, p, data)
+		made, err := s.put(ctx, key, generation, p, data)
 		if err == nil || attempt == s.Attempts || !storage.ShouldRetry(err) {
-			return attrs, err
+			return made, err
 		}
-		s.Log.Debug("sending again", "object", o.ObjectName(), "attempt", attempt, "err", err)
+		s.Log.Debug("sending again", "object", key, "attempt", attempt, "err", err)
 		if err := gax.Sleep(ctx, wait.Pause()); err != nil {
-			return nil, context.Cause(ctx)
+			return 0, context.Cause(ctx)
 		}
 	}
-}
-
-func writeOnce(ctx context.Context, o *storage.ObjectHandle, p stager.Part, data [][]byte) (*storage.ObjectAttrs, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // a Writer that is not closed goes on otherwise
-	w := o.NewWriter(ctx)
-	w.ChunkSize = 0 // one request, no buffer
-	w.ContentType = "application/octet-stream"
-	w.CRC32C, w.SendCRC32C = p.CRC32C, true
-	if p.Note != nil {
-		w.Metadata = map[string]string{noteKey: string(p.Note)}
-	}
-	for _, b := range data {
-		if _, err := w.Write(b); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return w.Attrs(), nil
 }
 
 // List iterates over the objects below prefix.

@@ -66,19 +66,23 @@ func (u *upload) Parts() []stager.Part { return u.parts }
 // request whose answer was lost, and is replaced where it is another one.
 func (u *upload) Write(ctx context.Context, p stager.Part, data [][]byte) error {
 	key := u.name("part", p)
-	o, expected := u.store.object(key), storage.Conditions{DoesNotExist: true}
+	expected := int64(0)
 	for range races {
-		attrs, err := u.store.write(ctx, o.If(expected), p, data)
+		generation, err := u.store.write(ctx, key, expected, p, data)
 		if failedPrecondition(err) {
-			attrs, err = o.Attrs(ctx)
+			var attrs *storage.ObjectAttrs
+			attrs, err = u.store.object(key).Attrs(ctx)
 			if errors.Is(err, storage.ErrObjectNotExist) {
 				// The other process has finished the file and removed its parts: Commit will see that.
-				expected = storage.Conditions{DoesNotExist: true}
+				expected = 0
 				continue
 			}
 			if err == nil && (attrs.Size != p.Size || attrs.CRC32C != p.CRC32C || attrs.Metadata[noteKey] != string(p.Note)) {
-				expected = storage.Conditions{GenerationMatch: attrs.Generation}
+				expected = attrs.Generation
 				continue
+			}
+			if err == nil {
+				generation = attrs.Generation
 			}
 		}
 		if err != nil {
@@ -86,7 +90,7 @@ func (u *upload) Write(ctx context.Context, p stager.Part, data [][]byte) error 
 		}
 		u.mu.Lock()
 		defer u.mu.Unlock()
-		u.generations[key] = attrs.Generation
+		u.generations[key] = generation
 		return nil
 	}
 	return fmt.Errorf("%s/%s: another process writes this part again and again", u.store, key)
