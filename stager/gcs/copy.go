@@ -37,20 +37,19 @@ func (s *Store) Copy(ctx context.Context, from, key string, size int64, sum uint
 		}
 		return nil
 	}
-	if !failedPrecondition(err) {
-		return s.explain(from, err)
-	}
-	// Either end of the copy is not as it was: an answer that got lost, or another process.
-	attrs, err = o.Attrs(ctx)
+	// An answer that got lost, a token that was good only once, another process: what is there decides.
+	there, absent := o.Attrs(ctx)
 	switch {
-	case errors.Is(err, storage.ErrObjectNotExist):
-		return stager.Fail(fs.ErrNotExist, "%s/%s was replaced while it was being copied", s, from)
-	case err != nil:
-		return s.explain(key, err)
-	case compare(key, attrs, size, sum) != nil:
+	case absent == nil && compare(key, there, size, sum) == nil:
+		return nil
+	case !failedPrecondition(err):
+		return s.explain(from, err)
+	case absent == nil:
 		return s.occupied(key)
+	case errors.Is(absent, storage.ErrObjectNotExist):
+		return stager.Fail(fs.ErrNotExist, "%s/%s was replaced while it was being copied", s, from)
 	}
-	return nil
+	return s.explain(key, absent)
 }
 
 func compare(key string, attrs *storage.ObjectAttrs, size int64, sum uint32) error {
