@@ -84,6 +84,8 @@ func (b *Bucket) Contents() map[string]string {
 
 // Store is a process's view of a Bucket.
 type Store struct {
+	Before func(write string) // optional; what somebody else does before a write, without its lock
+
 	bucket *Bucket
 	fault  func(n int, write string) Fault
 	writes []string
@@ -116,6 +118,9 @@ func (s *Store) read(ctx context.Context, f func() error) error {
 
 // write applies f as the fault for this write says.
 func (s *Store) write(ctx context.Context, what string, f func() error) error {
+	if s.Before != nil {
+		s.Before(what)
+	}
 	return s.read(ctx, func() error {
 		n := len(s.writes)
 		s.writes = append(s.writes, what)
