@@ -89,12 +89,14 @@ func (p process) staged(r stager.Result, u bucketURL, asJSON bool) error {
 			"seconds": r.Elapsed.Seconds(), "bucket": u.String(),
 		})
 	}
-	what := fmt.Sprintf("staged %s in %s (%s/s)", bytesOf(m.Size()), r.Elapsed.Round(10*time.Millisecond), bytesOf(int64(float64(r.Fetched)/r.Elapsed.Seconds())))
+	what := fmt.Sprintf("staged %s in %s", bytesOf(m.Size()), r.Elapsed.Round(10*time.Millisecond))
 	switch {
 	case r.Already:
 		what = "nothing to do: it is staged"
 	default:
-		if r.Copied > 0 {
+		if r.Copied == 0 { // the time of a copy says nothing about the rate of the links
+			what += fmt.Sprintf(" (%s/s)", bytesOf(int64(float64(r.Fetched)/r.Elapsed.Seconds())))
+		} else {
 			what += fmt.Sprintf(", %s of it copied in the bucket from another commit", bytesOf(r.Copied))
 		}
 		if r.Reused > 0 {
