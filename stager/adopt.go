@@ -7,6 +7,8 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"maps"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -15,9 +17,9 @@ import (
 
 // adoptAll takes over the files that are in the bucket already.
 func (t *transfer) adoptAll(ctx context.Context, files []RemoteFile, jobs []*job) error {
-	sending := make(map[string]bool, len(jobs))
+	done := maps.Clone(t.copied)
 	for _, j := range jobs {
-		sending[j.Path] = true
+		done[j.Path] = true
 	}
 	recorded := make(map[string]bool, len(t.left))
 	for _, o := range t.left {
@@ -26,9 +28,10 @@ func (t *transfer) adoptAll(ctx context.Context, files []RemoteFile, jobs []*job
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4)
 	for i, f := range files {
-		if sending[f.Path] {
+		if done[f.Path] {
 			continue
 		}
+		t.adopted = true
 		group.Go(func() error {
 			o := t.there[t.model.Object(f.Path)]
 			file, err := t.adopt(ctx, f, o, recorded[recordOf(t.model, f.Path)])
@@ -54,6 +57,9 @@ func (t *transfer) adopt(ctx context.Context, f RemoteFile, o Object, recorded b
 		if known := t.known.File(f.Path); known.CRC32C == o.CRC32C {
 			return *known, nil
 		}
+	}
+	if same, ok := t.unchanged[f.Path]; ok && o.Summed && same.file.CRC32C == o.CRC32C {
+		return same.file, nil // copied by a run that was killed
 	}
 	if recorded && o.Summed {
 		data, _, err := t.Store.Get(ctx, recordOf(t.model, f.Path), manifest.MaxSize)
@@ -97,6 +103,27 @@ func (t *transfer) readBack(ctx context.Context, f RemoteFile) (manifest.File, e
 
 func (t *transfer) occupied(f RemoteFile, why string) error {
 	return Fail(fs.ErrExist, "%s has other content (%s) and is left untouched: remove the object, or stage below another prefix", t.model.Object(f.Path), why)
+}
+
+// confirm looks once more, after the commit, at what this run did not store itself. Who removes what
+// old runs left looks for a manifest before the removal and after it: so one of the two sees that both were
+// at work.
+func (t *transfer) confirm(ctx context.Context, m *manifest.Manifest) error {
+	if !t.adopted {
+		return nil
+	}
+	objects, err := list(ctx, t.Store, t.model.Object(""))
+	if err != nil {
+		return fmt.Errorf("the manifest is written, but not compared with the objects: %w", err)
+	}
+	there := make(map[string]Object, len(objects))
+	for _, o := range objects {
+		there[o.Key] = o
+	}
+	if lacking := lacks(m, there); lacking != "" {
+		return Fail(syscall.EBUSY, "%s was removed by another process while the model was being staged: run again", lacking)
+	}
+	return nil
 }
 
 // keep writes a file's record.

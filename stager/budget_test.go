@@ -64,7 +64,7 @@ func TestRequestBudget(t *testing.T) {
 		t.Errorf("the Hub is asked %v, want %v", got, want)
 	}
 	want = map[string]int{
-		"list":    3 + uploads,                               // parts at the beginning and the end, objects; parts of each upload
+		"list":    4 + uploads,                               // parts at the beginning and the end, objects, other commits; parts of each upload
 		"get":     2,                                         // manifest, ref
 		"insert":  files - uploads + parts + uploads + 1 + 1, // small files, parts, records, manifest, ref
 		"compose": composes + joins,

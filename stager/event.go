@@ -13,6 +13,7 @@ type Event struct {
 	Path    string // of the file that the event is about; "" where it is about the model
 	Size    int64  // bytes of that file
 	Fetched int64  // bytes received from the source in this run
+	Copied  int64  // bytes copied in this run from another commit in the bucket
 	Stored  int64  // bytes of the model that are in the bucket and checked, with what was there
 	Total   int64  // bytes of the model
 }
@@ -24,7 +25,7 @@ type EventKind string
 // each file in any order, at last Committed. A model that is staged already shows Committed alone.
 const (
 	Planned    EventKind = "planned"
-	Advanced   EventKind = "advanced" // some bytes of Path were received or stored
+	Advanced   EventKind = "advanced" // some bytes of Path were received, copied or stored
 	FileStored EventKind = "file"     // Path is in the bucket, verified
 	Committed  EventKind = "committed"
 )
@@ -46,6 +47,15 @@ func (m *meter) event(kind EventKind, path string, size, fetched, stored int64) 
 	if m.report != nil {
 		m.report(m.at)
 	}
+}
+
+// copied is a whole file that another commit had.
+func (m *meter) copied(path string, size int64) {
+	m.mu.Lock()
+	m.at.Copied += size
+	m.mu.Unlock()
+	m.event(Advanced, path, size, 0, size)
+	m.event(FileStored, path, size, 0, 0)
 }
 
 func (m *meter) counted() Event {

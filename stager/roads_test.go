@@ -2,6 +2,7 @@ package stager_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -31,6 +32,7 @@ type repo struct {
 	name  string
 	files map[string][]byte
 	large int // bytes from which a file is LFS
+	tip   string
 }
 
 // exampleRepo has a file for every edge of chunks of 64 KiB and parts of two, and some to leave out.
@@ -53,7 +55,7 @@ func exampleRepo() *repo {
 }
 
 func (r *repo) Name() string            { return r.name }
-func (r *repo) Commit() string          { return strings.Repeat("0123456789", 4) }
+func (r *repo) Commit() string          { return cmp.Or(r.tip, strings.Repeat("0123456789", 4)) }
 func (r *repo) LastModified() time.Time { return time.Unix(1e9, 0) }
 
 func (r *repo) Files() []hub.File {

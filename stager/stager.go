@@ -83,6 +83,7 @@ type Result struct {
 	Ref      string          // the branch or tag that now points to it; "" for none, and where it moved on meanwhile
 	Already  bool            // nothing had to be done
 	Fetched  int64           // bytes received from the source
+	Copied   int64           // bytes copied inside the bucket from another commit
 	Reused   int64           // bytes that an earlier run had left in the bucket
 	Elapsed  time.Duration
 }
@@ -97,7 +98,7 @@ func (s *Stager) Stage(ctx context.Context, ref manifest.Reference) (Result, err
 		return r, fmt.Errorf("staging %s to %s: %w", ref, s.Store, err)
 	}
 	s.Log.Info("staged", "model", r.Manifest.Model, "sum", r.Sum, "files", len(r.Manifest.Files), "bytes", r.Manifest.Size(),
-		"fetched", r.Fetched, "reused", r.Reused, "already", r.Already, "elapsed", r.Elapsed)
+		"fetched", r.Fetched, "copied", r.Copied, "reused", r.Reused, "already", r.Already, "elapsed", r.Elapsed)
 	return r, nil
 }
 
@@ -144,7 +145,7 @@ func (s *Stager) stage(ctx context.Context, ref manifest.Reference) (Result, err
 	if r.Already {
 		meter.at.Total, meter.at.Stored = r.Manifest.Size(), r.Manifest.Size()
 	} else {
-		t := &transfer{Config: s.Config, model: model, meter: meter, there: there, left: left}
+		t := &transfer{Config: s.Config, model: model, meter: meter, there: there, left: left, copied: make(map[string]bool)}
 		if r, err = s.copy(ctx, t, r); err != nil {
 			return r, err
 		}
@@ -196,7 +197,7 @@ func (s *Stager) copy(ctx context.Context, t *transfer, before Result) (Result, 
 	t.files = make([]manifest.File, len(files))
 	err = t.run(ctx, files)
 	at := t.meter.counted()
-	r := Result{Fetched: at.Fetched, Reused: t.reused}
+	r := Result{Fetched: at.Fetched, Copied: at.Copied, Reused: t.reused}
 	if err != nil {
 		return r, err
 	}
@@ -211,7 +212,7 @@ func (s *Stager) copy(ctx context.Context, t *transfer, before Result) (Result, 
 	if err := s.Store.Put(ctx, t.model.Key(), 0, r.Raw); err != nil {
 		return r, fmt.Errorf("committing the manifest: %w", err)
 	}
-	return r, nil
+	return r, t.confirm(ctx, r.Manifest)
 }
 
 // finish does what follows the commit: the ref, and the removal of what was kept for a restart.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"time"
 )
 
 // Store is the writing side of a bucket. Objects appear whole or not at all, and every write says
@@ -22,6 +23,11 @@ type Store interface {
 	// where an object with exactly this content is there afterwards, whoever wrote it. data is the
 	// content in pieces, not kept after the return.
 	Put(ctx context.Context, key string, version int64, data ...[]byte) error
+	// Copy makes an object of one that is in the bucket already, without its bytes leaving the bucket. size
+	// and sum (CRC32C) are what the bytes must be. Like Put it returns nil where an object with this size
+	// and sum is there afterwards. Where the source is not there it fails with fs.ErrNotExist, where it has
+	// other bytes with a *manifest.MismatchError, and makes nothing.
+	Copy(ctx context.Context, from, key string, size int64, sum uint32) error
 	// Open reads an object from its beginning.
 	Open(ctx context.Context, key string) (io.ReadCloser, error)
 	// List iterates over the objects whose keys begin with prefix, which ends in "/".
@@ -67,10 +73,12 @@ const MaxNote = 4 << 10
 
 // Object is an object as a listing shows it.
 type Object struct {
-	Key    string
-	Size   int64 // bytes
-	CRC32C uint32
-	Summed bool // CRC32C is known: a directory knows no sums
+	Key     string
+	Size    int64 // bytes
+	CRC32C  uint32
+	Summed  bool      // CRC32C is known: a directory knows no sums
+	Created time.Time // when its content was written
+	Version int64     // tells it from any other object that has, had or will have the key; not the version of Get
 }
 
 // Failure is an error in one line for a person, of a class that a program can test for.

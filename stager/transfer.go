@@ -19,16 +19,20 @@ import (
 // transfer is the copying of one model.
 type transfer struct {
 	Config
-	model  manifest.Model
-	meter  *meter
-	there  map[string]Object  // the model's objects by key, as they were listed
-	left   []Object           // what earlier runs kept for a restart
-	known  *manifest.Manifest // where the model is staged and only lacks objects
-	files  []manifest.File    // what is known of each file once it is stored, in the order of paths
-	reused int64              // bytes
+	model   manifest.Model
+	meter   *meter
+	there   map[string]Object  // the model's objects by key, as they were listed
+	left    []Object           // what earlier runs kept for a restart
+	known   *manifest.Manifest // where the model is staged and only lacks objects
+	files   []manifest.File    // what is known of each file once it is stored, in the order of paths
+	reused  int64              // bytes
+	adopted bool               // files that were there before this run, or that another run stored
+
+	unchanged map[string]original // files that another commit has, by path
 
 	mu      sync.Mutex
-	discard []*job // whose parts are wrong
+	copied  map[string]bool // the paths of those that were copied from there
+	discard []*job          // whose parts are wrong
 
 	group   *errgroup.Group
 	buffers *pool
@@ -49,12 +53,19 @@ type job struct {
 
 // run returns when every file is in the bucket, or with the first error and nothing running.
 func (t *transfer) run(ctx context.Context, files []RemoteFile) error {
+	if err := t.findUnchanged(ctx, files); err != nil {
+		return err
+	}
+	t.announce(files)
+	if err := t.copyUnchanged(ctx, files); err != nil {
+		return err
+	}
 	jobs, err := t.prepare(ctx, files)
 	defer t.close(jobs)
 	if err != nil {
 		return err
 	}
-	t.announce(files, jobs)
+	t.count(files, jobs)
 	t.buffers = newPool(t.ChunkSize, max(t.Memory/t.ChunkSize, int64(t.PartChunks)))
 	t.gate = newGate(t.Streams)
 	t.group, ctx = errgroup.WithContext(ctx)
@@ -126,7 +137,7 @@ func (t *transfer) prepare(ctx context.Context, files []RemoteFile) ([]*job, err
 	var jobs []*job
 	for i, f := range files {
 		key := t.model.Object(f.Path)
-		if _, ok := t.there[key]; ok {
+		if _, ok := t.there[key]; ok || t.copied[f.Path] {
 			continue
 		}
 		j := &job{RemoteFile: f, index: i}
@@ -164,11 +175,20 @@ func (t *transfer) prepare(ctx context.Context, files []RemoteFile) ([]*job, err
 	return jobs, nil
 }
 
-// announce says what there is to do.
-func (t *transfer) announce(files []RemoteFile, jobs []*job) {
+// announce says how much there is.
+func (t *transfer) announce(files []RemoteFile) {
 	for _, f := range files {
 		t.meter.at.Total += f.Size
-		t.reused += f.Size
+	}
+	t.meter.event(Planned, "", 0, 0, 0)
+}
+
+// count says what there is to do, and what an earlier run has done of it.
+func (t *transfer) count(files []RemoteFile, jobs []*job) {
+	for _, f := range files {
+		if !t.copied[f.Path] {
+			t.reused += f.Size
+		}
 	}
 	for _, j := range jobs {
 		for _, p := range j.pieces {
@@ -177,8 +197,7 @@ func (t *transfer) announce(files []RemoteFile, jobs []*job) {
 			}
 		}
 	}
-	t.Log.Info("planned", "model", t.model, "files", len(files), "send", len(jobs), "bytes", t.meter.at.Total, "there", t.reused)
-	t.meter.event(Planned, "", 0, 0, 0)
+	t.Log.Info("planned", "model", t.model, "files", len(files), "send", len(jobs), "copied", len(t.copied), "bytes", t.meter.at.Total, "there", t.reused)
 }
 
 // pool lends buffers of one size, at most most of them.

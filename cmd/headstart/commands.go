@@ -9,6 +9,8 @@ func commands(p process) []*cobra.Command {
 		newLsCommand(p),
 		newShowCommand(p),
 		newVerifyCommand(p),
+		newRmCommand(p),
+		newGcCommand(p),
 		newFetchCommand(p),
 		newNodeCommand(p),
 		newPublishCommand(p),

@@ -30,6 +30,8 @@ var rules = []rule{
 	{"stager/gcs", []string{"stager"}, []string{"stager/..."}},
 	{"stager/file", []string{"stager"}, []string{"stager/..."}},
 	{"stager/stagertest", []string{"stager"}, []string{"stager/..."}}, // a store for the tests of the rest
+	{"stager/inventory", []string{"stager"}, []string{"stager/..."}},
+	{"stager/sweep", []string{"stager", "stager/inventory"}, []string{"stager/..."}},
 	{"stager/...", nil, []string{"stager/..."}},
 	{"loader/cache", nil, []string{"loader/..."}},
 	{"loader/fetch", []string{"loader/cache"}, []string{"loader/...", "stager/bucket"}},

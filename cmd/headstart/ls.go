@@ -1,32 +1,30 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
-	"net/url"
-	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/headstart-serving/headstart/loader/fetch"
 	"github.com/headstart-serving/headstart/manifest"
+	"github.com/headstart-serving/headstart/stager/inventory"
 )
 
 // stagedModel is one line of ls.
 type stagedModel struct {
-	Model  string   `json:"model"`
-	Commit string   `json:"commit"`
-	Refs   []string `json:"refs"`
-	Files  int      `json:"files"`
-	Bytes  int64    `json:"bytes"`
-	Pin    string   `json:"pin"`
-	Error  string   `json:"error,omitempty"` // what is wrong with the manifest
+	Model  string    `json:"model"`
+	Commit string    `json:"commit"`
+	State  string    `json:"state"` // staged, unfinished or damaged
+	Refs   []string  `json:"refs"`
+	Files  int       `json:"files"`
+	Bytes  int64     `json:"bytes"` // of the model; of an unfinished one those that are in the bucket
+	Time   time.Time `json:"time"`  // when it was staged; of an unfinished one when something was last written
+	Pin    string    `json:"pin,omitempty"`
+	Error  string    `json:"error,omitempty"` // what is wrong with the manifest
 }
 
 func newLsCommand(p process) *cobra.Command {
@@ -34,32 +32,40 @@ func newLsCommand(p process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls [MODEL]",
 		Short: "List the models that are staged in the bucket",
+		Long: `ls lists the commits of all models, or of one: the refs that name them, their files, their size and
+how long ago they were staged. What a stage has left that did not end, or is still running, is listed
+as unfinished, with the bytes that it holds and when the last of them was written: run
+headstart stage again to go on with it, or headstart gc to remove it.`,
 		Example: `  headstart ls --bucket gs://models
   headstart ls google/gemma-3-4b-it --bucket gs://models --json`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	bucket := bucketFlag(cmd, p)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a model, one a line")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a commit, one a line")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		prefix := manifest.Private
+		repo := ""
 		if len(args) == 1 {
-			if err := manifest.ValidRepo(args[0]); err != nil {
+			repo = args[0]
+			if err := manifest.ValidRepo(repo); err != nil {
 				return usageError{err}
 			}
-			prefix += args[0] + "/"
 		}
 		u, err := bucket()
 		if err != nil {
 			return err
 		}
-		source, closeSource, err := openSource(cmd.Context(), u)
+		store, closeStore, err := openStore(cmd.Context(), p, u)
 		if err != nil {
 			return err
 		}
-		defer closeSource()
-		models, err := list(cmd.Context(), source, prefix)
+		defer closeStore()
+		found, err := inventory.Read(cmd.Context(), store, repo)
 		if err != nil {
 			return err
+		}
+		var models []stagedModel
+		for _, c := range found.Commits {
+			models = append(models, describe(c))
 		}
 		if asJSON {
 			e := json.NewEncoder(p.Stdout)
@@ -70,120 +76,64 @@ func newLsCommand(p process) *cobra.Command {
 			}
 			return nil
 		}
-		return p.table(models, u, args)
+		return p.table(models, u, repo)
 	}
 	return cmd
 }
 
-func (p process) table(models []stagedModel, u bucketURL, asked []string) error {
+func (p process) table(models []stagedModel, u bucketURL, repo string) error {
 	if len(models) == 0 {
 		what := "no model"
-		if len(asked) > 0 {
-			what = "no commit of " + asked[0]
+		if repo != "" {
+			what = "no commit of " + repo
 		}
 		_, err := fmt.Fprintf(p.Stdout, "%s is staged in %s\n", what, u)
 		return err
 	}
 	w := tabwriter.NewWriter(p.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "MODEL\tCOMMIT\tREFS\tFILES\tSIZE")
+	fmt.Fprintln(w, "MODEL\tCOMMIT\tREFS\tFILES\tSIZE\tAGE")
 	for _, m := range models {
-		if m.Error != "" {
-			fmt.Fprintf(w, "%s\t%s\t%s\t-\t%s\n", m.Model, m.Commit, strings.Join(m.Refs, ","), m.Error)
-			continue
+		files, size := fmt.Sprint(m.Files), bytesOf(m.Bytes)
+		switch {
+		case m.Error != "":
+			files, size = "damaged", oneLine(m.Error)
+		case m.State == unfinished:
+			files = unfinished
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", m.Model, m.Commit, strings.Join(m.Refs, ","), m.Files, bytesOf(m.Bytes))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Model, m.Commit, dash(oneLine(strings.Join(m.Refs, ","))), files, size, age(time.Since(m.Time)))
 	}
 	return w.Flush()
 }
 
-// list reads the manifests and refs below prefix. A key that is neither is passed over; a manifest
-// that does not parse is listed with what is wrong.
-func list(ctx context.Context, source fetch.Source, prefix string) ([]stagedModel, error) {
-	models := make(map[manifest.Model]stagedModel)
-	refs := make(map[manifest.Model][]string)
-	for o, err := range source.List(ctx, prefix) {
-		if err != nil {
-			return nil, err
-		}
-		repo, name, ref := parseKey(o.Key)
-		if repo == "" {
-			continue
-		}
-		limit := int64(manifest.MaxSize)
-		if ref {
-			limit = 100
-		}
-		data, err := source.Get(ctx, o.Key, limit)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue // removed since it was listed
-		case errors.Is(err, manifest.ErrInvalid) && !ref: // too long
-			models[manifest.Model{Repo: repo, Commit: name}] = stagedModel{Model: repo, Commit: name, Error: err.Error()}
-			continue
-		case err != nil && !errors.Is(err, manifest.ErrInvalid):
-			return nil, err
-		}
-		if ref {
-			m := manifest.Model{Repo: repo, Commit: string(data)}
-			refs[m] = append(refs[m], name)
-			continue
-		}
-		id := manifest.Model{Repo: repo, Commit: name}
-		models[id] = describe(id, data)
-	}
-	var all []stagedModel
-	for _, id := range slices.SortedFunc(maps.Keys(models), func(a, b manifest.Model) int { return strings.Compare(a.String(), b.String()) }) {
-		m := models[id]
-		m.Refs = slices.Sorted(slices.Values(refs[id]))
-		all = append(all, m)
-	}
-	return all, nil
-}
+const unfinished = "unfinished"
 
-func describe(id manifest.Model, raw []byte) stagedModel {
-	s := stagedModel{Model: id.Repo, Commit: id.Commit}
-	m, err := manifest.Parse(raw)
+func describe(c *inventory.Commit) stagedModel {
+	s := stagedModel{Model: c.Model.Repo, Commit: c.Model.Commit, State: "staged", Refs: []string{}, Time: c.Changed().UTC()}
+	for _, r := range c.Refs {
+		s.Refs = append(s.Refs, r.Name)
+	}
 	switch {
-	case err != nil:
-		s.Error = err.Error()
-	case m.Model != id:
-		s.Error = "the manifest of " + m.Model.String()
+	case c.Err != nil:
+		s.State, s.Error = "damaged", c.Err.Error()
+	case !c.Staged():
+		s.State, s.Files, s.Bytes = unfinished, len(c.Objects), c.Held()
 	default:
-		s.Files, s.Bytes, s.Pin = len(m.Files), m.Size(), pin(m, manifest.Sum(raw))
+		s.Files, s.Bytes, s.Pin = len(c.Manifest.Files), c.Manifest.Size(), pin(c.Manifest, c.Sum)
 	}
 	return s
 }
 
-// parseKey reads the key of a manifest or a ref; repo is "" where it is neither.
-func parseKey(key string) (repo, name string, ref bool) {
-	rest, ok := strings.CutPrefix(key, manifest.Private)
-	if !ok {
-		return "", "", false
+// age writes a duration in its largest unit. Clocks differ: what is younger than nothing is new.
+func age(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
 	}
-	dir, name, ok := cutLast(rest)
-	if !ok {
-		return "", "", false
-	}
-	if repo, ok := strings.CutSuffix(dir, "/refs"); ok {
-		name, err := url.PathUnescape(name)
-		if err != nil || manifest.ValidRepo(repo) != nil || manifest.ValidRevision(name) != nil {
-			return "", "", false
-		}
-		return repo, name, true
-	}
-	commit, ok := strings.CutSuffix(name, ".json")
-	if !ok || !manifest.IsCommit(commit) || manifest.ValidRepo(dir) != nil {
-		return "", "", false
-	}
-	return dir, commit, false
-}
-
-func cutLast(s string) (before, after string, found bool) {
-	i := strings.LastIndexByte(s, '/')
-	if i < 0 {
-		return "", "", false
-	}
-	return s[:i], s[i+1:], true
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
 func newShowCommand(p process) *cobra.Command {

@@ -10,10 +10,17 @@ import (
 	"github.com/headstart-serving/headstart/stager"
 	writefile "github.com/headstart-serving/headstart/stager/file"
 	writegcs "github.com/headstart-serving/headstart/stager/gcs"
+	"github.com/headstart-serving/headstart/stager/sweep"
 )
 
+// store is a bucket that is staged to, listed and swept.
+type store interface {
+	stager.Store
+	sweep.Bucket
+}
+
 // openStore opens the bucket for writing; call the function that it returns when done.
-func openStore(ctx context.Context, p process, u bucketURL) (stager.Store, func(), error) {
+func openStore(ctx context.Context, p process, u bucketURL) (store, func(), error) {
 	if u.Scheme == "file" {
 		s, err := writefile.New(u.Dir)
 		if err != nil {

@@ -46,7 +46,8 @@ func TestScripts(t *testing.T) {
 				}
 				damage(ts, neg, []string{found[0], "0"})
 			},
-			"tree": tree,
+			"damagecommit": damageCommit,
+			"tree":         tree,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond != "root" {
@@ -263,6 +264,14 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 	b[0] ^= 1
 	_, err = f.WriteAt(b, off)
 	ts.Check(err)
+}
+
+// damagecommit DIR FILE OFFSET: damage the file of the commit that main names, of the model whose files are in DIR.
+func damageCommit(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	owner, name := filepath.Dir(dir), filepath.Base(dir)
+	commit := ts.ReadFile(filepath.Join(filepath.Dir(owner), ".headstart", filepath.Base(owner), name, "refs", "main"))
+	damage(ts, neg, []string{filepath.Join(dir, commit, args[1]), args[2]})
 }
 
 // tree DIR FILE…: the directory holds exactly these files; a name that ends in "/…" stands for all

@@ -85,16 +85,23 @@ func (p process) staged(r stager.Result, u bucketURL, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(p.Stdout).Encode(map[string]any{
 			"event": "staged", "model": m.Model.Repo, "commit": m.Model.Commit, "pin": pin(m, r.Sum), "ref": r.Ref,
-			"files": len(m.Files), "bytes": m.Size(), "already": r.Already, "fetched": r.Fetched, "reused": r.Reused,
+			"files": len(m.Files), "bytes": m.Size(), "already": r.Already, "fetched": r.Fetched, "copied": r.Copied, "reused": r.Reused,
 			"seconds": r.Elapsed.Seconds(), "bucket": u.String(),
 		})
 	}
-	what := fmt.Sprintf("staged %s in %s (%s/s)", bytesOf(m.Size()), r.Elapsed.Round(10*time.Millisecond), bytesOf(int64(float64(r.Fetched)/r.Elapsed.Seconds())))
+	what := fmt.Sprintf("staged %s in %s", bytesOf(m.Size()), r.Elapsed.Round(10*time.Millisecond))
 	switch {
 	case r.Already:
 		what = "nothing to do: it is staged"
-	case r.Reused > 0:
-		what += fmt.Sprintf(", %s of it were there from an earlier run", bytesOf(r.Reused))
+	default:
+		if r.Copied == 0 { // the time of a copy says nothing about the rate of the links
+			what += fmt.Sprintf(" (%s/s)", bytesOf(int64(float64(r.Fetched)/r.Elapsed.Seconds())))
+		} else {
+			what += fmt.Sprintf(", %s of it copied in the bucket from another commit", bytesOf(r.Copied))
+		}
+		if r.Reused > 0 {
+			what += fmt.Sprintf(", %s of it were there from an earlier run", bytesOf(r.Reused))
+		}
 	}
 	_, err := fmt.Fprintf(p.Stdout, "%s in %s: %s\npin it as %s\n", m.Model, u, what, pin(m, r.Sum))
 	return err

@@ -18,7 +18,7 @@ import (
 )
 
 func newVerifyCommand(p process) *cobra.Command {
-	var asJSON bool
+	var asJSON, deep bool
 	cmd := &cobra.Command{
 		Use:   "verify DIR | verify MODEL[@REVISION|@sha256:PIN] [DIR]",
 		Short: "Read a model's files back and compare every byte's checksum with the manifest",
@@ -26,18 +26,25 @@ func newVerifyCommand(p process) *cobra.Command {
 of each file with the manifest: the bucket's for MODEL, else the one that fetch left in DIR.
 DIR may be any copy: a mount, a disk, what another tool downloaded.
 
-Without DIR it compares the bucket itself: each object is there and has its size.
+Without DIR it compares the bucket itself: each object is there and has its size. With --deep it
+reads every object back, goes on after damage, and lists all of it. Staging again does not mend an object
+of the right size: remove what is named, and stage again.
 
 ` + exitHelp,
 		Example: `  headstart verify /models/gemma
   headstart verify google/gemma-3-4b-it /mnt/disks/models/gemma --bucket gs://models
-  headstart verify google/gemma-3-4b-it --bucket gs://models`,
+  headstart verify google/gemma-3-4b-it --bucket gs://models
+  headstart verify google/gemma-3-4b-it@v1 --deep --json --bucket gs://models`,
 		Args: cobra.RangeArgs(1, 2),
 	}
 	bucket := bucketFlag(cmd, p)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.Flags().BoolVar(&deep, "deep", false, "read every object in the bucket back")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
+		if deep && (len(args) == 2 || isDirectory(args[0])) {
+			return usageError{errors.New("--deep is about the bucket: a copy is always read whole")}
+		}
 		if len(args) == 1 && isDirectory(args[0]) {
 			m, _, err := cache.FetchedDir(args[0])
 			if err != nil {
@@ -64,6 +71,9 @@ Without DIR it compares the bucket itself: each object is there and has its size
 		}
 		if len(args) == 2 {
 			return p.verified(ctx, m, args[1], asJSON)
+		}
+		if deep {
+			return p.verifiedDeep(ctx, source, m, u.String(), asJSON)
 		}
 		if err := verifyObjects(ctx, source, m); err != nil {
 			return err

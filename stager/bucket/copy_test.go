@@ -8,6 +8,7 @@ import (
 	"mime/multipart"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -182,5 +183,34 @@ func TestDamagedDirectory(t *testing.T) {
 	}
 	if _, err := bucket.New(dir); err == nil || !strings.Contains(err.Error(), "bad.json is damaged") {
 		t.Errorf("a damaged record: %v", err)
+	}
+}
+
+// TestRewriteInSteps copies with the client, which calls again until it is done; a token is good for its
+// own copy alone.
+func TestRewriteInSteps(t *testing.T) {
+	h := start(t, t.TempDir())
+	h.RewriteAtOnce = 100 << 10
+	data := pattern(300<<10 + 1)
+	w := h.object("a").NewWriter(t.Context())
+	if _, err := w.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var steps []uint64
+	c := h.object("b").CopierFrom(h.object("a").Generation(w.Attrs().Generation))
+	c.ProgressFunc = func(copied, _ uint64) { steps = append(steps, copied) }
+	a, err := c.Run(t.Context())
+	if err != nil || a.CRC32C != w.Attrs().CRC32C || a.Size != int64(len(data)) {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	if want := []uint64{100 << 10, 200 << 10, 300 << 10, 300<<10 + 1}; !slices.Equal(steps, want) {
+		t.Errorf("steps %d, want %d", steps, want)
+	}
+	h.ask(t, "POST", "/storage/v1/b/models/o/a/rewriteTo/b/models/o/c?rewriteToken=none", nil).want(t, 400)
+	if got := names(t, h, nil); got != "a b" {
+		t.Errorf("objects: %s", got)
 	}
 }

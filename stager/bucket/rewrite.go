@@ -42,19 +42,81 @@ func (s *Server) copyObject(w http.ResponseWriter, r *http.Request, rt route) er
 	return writeJSON(w, http.StatusOK, o.resource(r, rt.bucket))
 }
 
-// rewriteObject answers rewriteTo, always done in one call.
+// rewrite is a copy that takes several calls.
+type rewrite struct {
+	from, to   string // bucket/name
+	generation int64  // of the source
+	done       int64  // bytes
+}
+
+// rewriteAnswer is how far a rewrite is. Without a resource the client has to call again with the token.
+type rewriteAnswer struct {
+	Kind      string          `json:"kind"`
+	Rewritten string          `json:"totalBytesRewritten"`
+	Size      string          `json:"objectSize"`
+	Done      bool            `json:"done"`
+	Token     string          `json:"rewriteToken,omitempty"`
+	Resource  *objectResource `json:"resource,omitempty"`
+}
+
+// rewriteObject answers rewriteTo: with the object, or with a token for the next call.
 func (s *Server) rewriteObject(w http.ResponseWriter, r *http.Request, rt route) error {
+	answer, err := s.rewriteStep(r, rt)
+	if err != nil {
+		return err
+	}
+	if answer != nil {
+		return writeJSON(w, http.StatusOK, answer)
+	}
 	o, err := s.copyRequested(r, rt)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, struct {
-		Kind      string         `json:"kind"`
-		Rewritten string         `json:"totalBytesRewritten"`
-		Size      string         `json:"objectSize"`
-		Done      bool           `json:"done"`
-		Resource  objectResource `json:"resource"`
-	}{"storage#rewriteResponse", itoa(o.Size), itoa(o.Size), true, o.resource(r, rt.bucket)})
+	s.mu.Lock()
+	delete(s.rewrites, r.URL.Query().Get("rewriteToken"))
+	s.mu.Unlock()
+	resource := o.resource(r, rt.bucket)
+	return writeJSON(w, http.StatusOK, rewriteAnswer{Kind: "storage#rewriteResponse", Rewritten: itoa(o.Size), Size: itoa(o.Size), Done: true, Resource: &resource})
+}
+
+// rewriteStep goes on with a rewrite and says how far it is, nil where this call is its last. Nothing is
+// copied before that, so what a client gives up costs nothing.
+func (s *Server) rewriteStep(r *http.Request, rt route) (*rewriteAnswer, error) {
+	token := r.URL.Query().Get("rewriteToken")
+	if s.RewriteAtOnce == 0 && token == "" {
+		return nil, nil
+	}
+	generation, err := queryGeneration(r, "sourceGeneration")
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	from, err := s.lookup(rt.sourceBucket)
+	if err != nil {
+		return nil, err
+	}
+	src, err := from.find(rt.source, generation)
+	if err != nil {
+		return nil, err
+	}
+	w := &rewrite{from: rt.sourceBucket + "/" + rt.source, to: rt.bucket + "/" + rt.object, generation: src.Generation}
+	if token != "" {
+		begun := s.rewrites[token]
+		if begun == nil || begun.from != w.from || begun.to != w.to || begun.generation != w.generation {
+			return nil, errInvalid("Invalid rewrite token.")
+		}
+		w = begun
+	}
+	if w.done+s.RewriteAtOnce >= src.Size {
+		return nil, nil // a call that is repeated after a lost answer is the last again
+	}
+	w.done += s.RewriteAtOnce
+	if token == "" {
+		token = newID()
+		s.rewrites[token] = w
+	}
+	return &rewriteAnswer{Kind: "storage#rewriteResponse", Rewritten: itoa(w.done), Size: itoa(src.Size), Token: token}, nil
 }
 
 func (s *Server) copyRequested(r *http.Request, rt route) (*object, error) {

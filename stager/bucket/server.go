@@ -39,12 +39,18 @@ type Server struct {
 	// a measurement of something else. Set it before the first request.
 	OmitMD5 bool
 
+	// RewriteAtOnce is how many bytes one rewrite call copies at most; 0 is all. The service sets such a
+	// limit for itself where source and destination differ in location or class. Set it before the first
+	// request.
+	RewriteAtOnce int64
+
 	dir  string
 	lock *os.File
 
 	mu         sync.RWMutex // guards what follows and every bucket's index
 	buckets    map[string]*bucket
 	generation int64 // the last one given out; microseconds, as the service's
+	rewrites   map[string]*rewrite
 
 	requests requestLog
 	faults   faultPlan
@@ -61,7 +67,7 @@ func New(dir string) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("locking bucket directory: %w", err)
 	}
-	s := &Server{dir: dir, lock: lock, buckets: map[string]*bucket{}}
+	s := &Server{dir: dir, lock: lock, buckets: map[string]*bucket{}, rewrites: map[string]*rewrite{}}
 	s.buffers.New = func() any { b := make([]byte, 2*receiveBuffer); return &b }
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		lock.Close()

@@ -113,10 +113,16 @@ func (s *Store) sweep() {
 // link gives the file at temp, which is on the medium, its final name, if that is free.
 func (s *Store) link(temp, key string) error {
 	dir := path.Dir(key)
-	if err := s.mkdirs(dir); err != nil {
-		return err
+	var err error
+	for tries := 1; ; tries++ {
+		if err := s.mkdirs(dir); err != nil {
+			return err
+		}
+		err = s.root.Link(temp, key)
+		if _, absent := s.root.Lstat(temp); !errors.Is(err, fs.ErrNotExist) || absent != nil || tries == 100 {
+			break
+		} // else another process found the directory empty, and has just removed it
 	}
-	err := s.root.Link(temp, key)
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOTSUP) || errors.Is(err, syscall.ENOSYS) {
 		err = s.rename(temp, key) // a file system without hard links
 	}

@@ -41,6 +41,7 @@ type Store struct {
 
 	flock     func(fd, how int) error // unix.Flock
 	fallocate func(fd int, mode uint32, off, n int64) error
+	clone     func(to, from int) error // unix.IoctlFileClone
 }
 
 // New opens the directory, which must exist.
@@ -52,7 +53,7 @@ func New(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bucket file://%s: %w", dir, err)
 	}
-	return &Store{dir: dir, root: root, flock: unix.Flock, fallocate: unix.Fallocate}, nil
+	return &Store{dir: dir, root: root, flock: unix.Flock, fallocate: unix.Fallocate, clone: unix.IoctlFileClone}, nil
 }
 
 // Close releases the directory.
@@ -114,7 +115,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[stager.Object
 			if err != nil {
 				return err
 			}
-			if !yield(stager.Object{Key: key, Size: info.Size()}, nil) {
+			if !yield(stager.Object{Key: key, Size: info.Size(), Created: info.ModTime(), Version: identity(info)}, nil) {
 				return fs.SkipAll
 			}
 			return nil

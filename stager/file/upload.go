@@ -152,7 +152,7 @@ func (u *upload) recover(ctx context.Context) error {
 		if p.Offset < 0 || p.Size <= 0 || p.Offset > u.size-p.Size {
 			continue
 		}
-		sum, err := u.sum(ctx, p.Offset, p.Size)
+		sum, err := sumOf(ctx, u.data, p.Offset, p.Size)
 		if err != nil {
 			return err
 		}
@@ -163,22 +163,6 @@ func (u *upload) recover(ctx context.Context) error {
 	u.empty = len(u.parts) == 0
 	slices.SortFunc(u.parts, func(a, b stager.Part) int { return cmp.Compare(a.Offset, b.Offset) })
 	return u.journal.Truncate(whole)
-}
-
-func (u *upload) sum(ctx context.Context, off, n int64) (uint32, error) {
-	buf := make([]byte, min(n, 256<<10))
-	var sum uint32
-	for end := off + n; off < end; off += int64(len(buf)) {
-		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
-		}
-		buf = buf[:min(int64(len(buf)), end-off)]
-		if _, err := u.data.ReadAt(buf, off); err != nil {
-			return 0, err
-		}
-		sum = crc32.Update(sum, manifest.Castagnoli, buf)
-	}
-	return sum, nil
 }
 
 func (u *upload) Parts() []stager.Part { return u.parts }

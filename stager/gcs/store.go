@@ -205,6 +205,10 @@ func (s *Store) occupied(key string) error {
 	return stager.Fail(fs.ErrExist, "%s/%s is there with other content and is left untouched: remove it, or use another prefix", s, key)
 }
 
+func (s *Store) replaced(key string) error {
+	return stager.Fail(fs.ErrExist, "%s/%s was replaced by another process and is left untouched", s, key)
+}
+
 // write sends an object from memory and repeats that as long as it makes sense.
 func (s *Store) write(ctx context.Context, key string, generation int64, p stager.Part, data [][]byte) (int64, error) {
 	wait := gax.Backoff{Initial: s.Wait, Max: 16 * s.Wait, Multiplier: 2}
@@ -223,12 +227,14 @@ func (s *Store) write(ctx context.Context, key string, generation int64, p stage
 // List iterates over the objects below prefix.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[stager.Object, error] {
 	return func(yield func(stager.Object, error) bool) {
-		for attrs, err := range s.attrs(ctx, prefix, "Name", "Size", "CRC32C") {
+		for attrs, err := range s.attrs(ctx, prefix, "Name", "Size", "CRC32C", "Created", "Generation") {
 			if err != nil {
 				yield(stager.Object{}, err)
 				return
 			}
-			if !yield(stager.Object{Key: strings.TrimPrefix(attrs.Name, s.Prefix), Size: attrs.Size, CRC32C: attrs.CRC32C, Summed: true}, nil) {
+			o := stager.Object{Key: strings.TrimPrefix(attrs.Name, s.Prefix), Size: attrs.Size, CRC32C: attrs.CRC32C, Summed: true,
+				Created: attrs.Created, Version: attrs.Generation}
+			if !yield(o, nil) {
 				return
 			}
 		}

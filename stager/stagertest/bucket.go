@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/headstart-serving/headstart/manifest"
 	"github.com/headstart-serving/headstart/stager"
@@ -52,6 +53,7 @@ type Bucket struct {
 type object struct {
 	data    []byte
 	version int64
+	created time.Time
 	// Of a part:
 	note   []byte
 	of     string // key of the upload
@@ -82,6 +84,8 @@ func (b *Bucket) Contents() map[string]string {
 
 // Store is a process's view of a Bucket.
 type Store struct {
+	Before func(write string) // optional; what somebody else does before a write, without its lock
+
 	bucket *Bucket
 	fault  func(n int, write string) Fault
 	writes []string
@@ -114,6 +118,9 @@ func (s *Store) read(ctx context.Context, f func() error) error {
 
 // write applies f as the fault for this write says.
 func (s *Store) write(ctx context.Context, what string, f func() error) error {
+	if s.Before != nil {
+		s.Before(what)
+	}
 	return s.read(ctx, func() error {
 		n := len(s.writes)
 		s.writes = append(s.writes, what)
@@ -170,9 +177,26 @@ func (b *Bucket) put(key string, version int64, o object) error {
 		b.t.Errorf("the object %s is replaced", key)
 	}
 	b.version++
-	o.version = b.version
+	o.version, o.created = b.version, time.Now()
 	b.objects[key] = o
 	return nil
+}
+
+// Copy copies an object.
+func (s *Store) Copy(ctx context.Context, from, key string, size int64, sum uint32) error {
+	return s.write(ctx, "copy "+key, func() error {
+		o, ok := s.bucket.objects[from]
+		if !ok {
+			return fmt.Errorf("%s: %w", from, fs.ErrNotExist)
+		}
+		if int64(len(o.data)) != size {
+			return &manifest.MismatchError{Path: from, Size: size, Sum: "size", Want: fmt.Sprint(size), Got: fmt.Sprint(len(o.data))}
+		}
+		if got := crc32.Checksum(o.data, manifest.Castagnoli); got != sum {
+			return &manifest.MismatchError{Path: from, Size: size, Sum: "crc32c", Want: fmt.Sprintf("%08x", sum), Got: fmt.Sprintf("%08x", got)}
+		}
+		return s.bucket.put(key, 0, object{data: o.data})
+	})
 }
 
 // Open reads an object.
@@ -191,7 +215,8 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[stager.Object
 		err := s.read(ctx, func() error {
 			for key, o := range s.bucket.objects {
 				if strings.HasPrefix(key, prefix) {
-					found = append(found, stager.Object{Key: key, Size: int64(len(o.data)), CRC32C: crc32.Checksum(o.data, manifest.Castagnoli), Summed: true})
+					found = append(found, stager.Object{Key: key, Size: int64(len(o.data)), CRC32C: crc32.Checksum(o.data, manifest.Castagnoli), Summed: true,
+						Created: o.created, Version: o.version})
 				}
 			}
 			return nil
@@ -215,6 +240,18 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 			s.bucket.t.Errorf("%s is deleted", key)
 		}
 		delete(s.bucket.objects, key)
+		return nil
+	})
+}
+
+// Remove removes an object if it is the one that was listed.
+func (s *Store) Remove(ctx context.Context, listed stager.Object) error {
+	return s.write(ctx, "remove "+listed.Key, func() error {
+		o, ok := s.bucket.objects[listed.Key]
+		if ok && o.version != listed.Version {
+			return fmt.Errorf("%s: another object: %w", listed.Key, fs.ErrExist)
+		}
+		delete(s.bucket.objects, listed.Key)
 		return nil
 	})
 }
@@ -268,7 +305,7 @@ func (u *upload) Write(ctx context.Context, p stager.Part, data [][]byte) error 
 			b.t.Errorf("%s: the part at %d is outside", u.key, p.Offset)
 		}
 		b.version++
-		b.objects[u.name(p)] = object{data: all, version: b.version, note: bytes.Clone(p.Note), of: u.key, offset: p.Offset}
+		b.objects[u.name(p)] = object{data: all, version: b.version, created: time.Now(), note: bytes.Clone(p.Note), of: u.key, offset: p.Offset}
 		return nil
 	})
 }
@@ -356,5 +393,18 @@ func (b *Bucket) Replace(key string, data []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.version++
-	b.objects[key] = object{data: bytes.Clone(data), version: b.version}
+	b.objects[key] = object{data: bytes.Clone(data), version: b.version, created: time.Now()}
+}
+
+// SetAge makes the object at key that old.
+func (b *Bucket) SetAge(key string, age time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	o, ok := b.objects[key]
+	if !ok {
+		b.t.Errorf("%s is not there", key)
+		return
+	}
+	o.created = time.Now().Add(-age)
+	b.objects[key] = o
 }

@@ -10,8 +10,10 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/headstart-serving/headstart/manifest"
 	"github.com/headstart-serving/headstart/stager"
@@ -30,7 +32,8 @@ func Conform(t *testing.T, bucket func(t *testing.T) func() stager.Store) {
 		run  func(t *testing.T, open func() stager.Store)
 	}{
 		{"objects", objects}, {"replacing", replacing}, {"one of many writers wins", oneWins}, {"listing", listing},
-		{"deleting", deleting}, {"upload", uploads}, {"upload in another process", uploadLater},
+		{"deleting", deleting}, {"copying", copying}, {"copying onto other content", copyOccupied}, {"removing", removing},
+		{"upload", uploads}, {"upload in another process", uploadLater},
 		{"upload of many parts", manyParts}, {"upload onto other content", uploadOccupied},
 		{"upload of what is there", uploadPresent}, {"upload with a gap", uploadGap}, {"discard", discard},
 		{"two processes", twoUploads}, {"parts removed by another", partsRemoved}, {"cancelled", cancelled},
@@ -161,6 +164,118 @@ func deleting(t *testing.T, open func() stager.Store) {
 	must(t, s.Put(ctx, dir+"record", 0, []byte("x")))
 	must(t, s.Delete(ctx, dir+"record"))
 	must(t, s.Delete(ctx, dir+"record"))
+	nothing(t, s, manifest.Private)
+}
+
+func copying(t *testing.T, open func() stager.Store) {
+	s, ctx := open(), t.Context()
+	for _, n := range []int{0, 1, 300_000} {
+		from, key, data := fmt.Sprintf("a/b c/%d ü#?%%", n), fmt.Sprintf("a/d e/%d ü#?%%", n), Bytes(n)
+		sum := crc32.Checksum(data, manifest.Castagnoli)
+		if err := s.Copy(ctx, from, key, int64(n), sum); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%d bytes of nothing: %v", n, err)
+		}
+		must(t, s.Put(ctx, from, 0, data))
+		var wrong *manifest.MismatchError
+		if err := s.Copy(ctx, from, key, int64(n)+1, sum); !errors.As(err, &wrong) || wrong.Path != from {
+			t.Errorf("%d bytes, expecting one more: %v", n, err)
+		}
+		if err := s.Copy(ctx, from, key, int64(n), sum+1); !errors.As(err, &wrong) || wrong.Path != from {
+			t.Errorf("%d bytes, expecting others: %v", n, err)
+		}
+		nothing(t, s, "a/d e/")
+		var wg sync.WaitGroup
+		for range 4 { // as two stagers do, and one after a lost answer
+			s := open()
+			wg.Go(func() {
+				if err := s.Copy(ctx, from, key, int64(n), sum); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if !bytes.Equal(read(t, s, key), data) || !bytes.Equal(read(t, s, from), data) {
+			t.Errorf("%d bytes: the copy has other bytes", n)
+		}
+		must(t, s.Delete(ctx, manifest.Private+"parts/x")) // which leaves nothing of itself
+		nothing(t, s, manifest.Private)
+		remove(t, s, from)
+		if !bytes.Equal(read(t, s, key), data) {
+			t.Errorf("%d bytes: the copy goes with its source", n)
+		}
+		remove(t, s, key)
+	}
+}
+
+func copyOccupied(t *testing.T, open func() stager.Store) {
+	s, ctx, data := open(), t.Context(), Bytes(1000)
+	must(t, s.Put(ctx, "a/from", 0, data))
+	must(t, s.Put(ctx, "a/key", 0, data[:999]))
+	if err := s.Copy(ctx, "a/from", "a/key", 1000, crc32.Checksum(data, manifest.Castagnoli)); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Copy: %v", err)
+	}
+	if !bytes.Equal(read(t, s, "a/key"), data[:999]) {
+		t.Error("what was there is gone")
+	}
+	stopped, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := s.Copy(stopped, "a/from", "a/new", 1000, crc32.Checksum(data, manifest.Castagnoli)); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// remover is what every Store can besides, for those who clean up.
+type remover interface {
+	Remove(ctx context.Context, listed stager.Object) error
+}
+
+func listed(t *testing.T, s stager.Store, key string) stager.Object {
+	t.Helper()
+	for o, err := range s.List(context.Background(), key[:strings.LastIndexByte(key, '/')+1]) {
+		must(t, err)
+		if o.Key == key {
+			return o
+		}
+	}
+	t.Fatalf("%s is not listed", key)
+	return stager.Object{}
+}
+
+func remove(t *testing.T, s stager.Store, key string) {
+	t.Helper()
+	must(t, s.(remover).Remove(context.Background(), listed(t, s, key)))
+}
+
+func removing(t *testing.T, open func() stager.Store) {
+	s, ctx, before := open(), t.Context(), time.Now().Add(-time.Minute)
+	key, neighbour := manifest.Private+"org/name/refs/main", manifest.Private+"org/name/refs/v1"
+	must(t, s.Put(ctx, key, 0, []byte("one")))
+	must(t, s.Put(ctx, neighbour, 0, []byte("one")))
+	first := listed(t, s, key)
+	if first.Version == 0 || first.Created.Before(before) || first.Created.After(time.Now().Add(time.Minute)) {
+		t.Errorf("%+v", first)
+	}
+	_, version, err := s.Get(ctx, key, 10)
+	must(t, err)
+	must(t, s.Put(ctx, key, version, []byte("two")))
+	if err := s.(remover).Remove(ctx, first); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("removing what was replaced: %v", err)
+	}
+	if got := read(t, s, key); string(got) != "two" {
+		t.Errorf("now it is %q", got)
+	}
+	second := listed(t, s, key)
+	must(t, s.(remover).Remove(ctx, second))
+	must(t, s.(remover).Remove(ctx, second)) // as after a lost answer
+	must(t, s.Put(ctx, key, 0, []byte("two")))
+	if err := s.(remover).Remove(ctx, second); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("removing what was made anew: %v", err)
+	}
+	remove(t, s, key)
+	if got := read(t, s, neighbour); string(got) != "one" {
+		t.Errorf("its neighbour is %q", got)
+	}
+	remove(t, s, neighbour)
 	nothing(t, s, manifest.Private)
 }
 
