@@ -158,7 +158,7 @@ func contents(t *testing.T, s stager.Store) map[string]string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, err := s.Open(context.Background(), o.Key)
+			r, err := s.Open(context.Background(), o.Key, 0, -1)
 			if err != nil {
 				t.Fatal(err)
 			}

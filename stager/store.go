@@ -22,8 +22,9 @@ type Store interface {
 	// where an object with exactly this content is there afterwards, whoever wrote it. data is the
 	// content in pieces, not kept after the return.
 	Put(ctx context.Context, key string, version int64, data ...[]byte) error
-	// Open reads an object from its beginning.
-	Open(ctx context.Context, key string) (io.ReadCloser, error)
+	// Open reads n bytes of an object from off, or with n < 0 all from there on. What ends before is
+	// an early io.EOF: the reader counts.
+	Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, error)
 	// List iterates over the objects whose keys begin with prefix, which ends in "/".
 	List(ctx context.Context, prefix string) iter.Seq2[Object, error]
 	// Delete removes an object; that there is none is no error.

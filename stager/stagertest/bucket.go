@@ -175,10 +175,13 @@ func (b *Bucket) put(key string, version int64, o object) error {
 	return nil
 }
 
-// Open reads an object.
-func (s *Store) Open(ctx context.Context, key string) (io.ReadCloser, error) {
+// Open reads a range of an object.
+func (s *Store) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
 	data, _, err := s.Get(ctx, key, 1<<40)
-	return io.NopCloser(bytes.NewReader(data)), err
+	if n < 0 {
+		n = int64(len(data)) - off
+	}
+	return io.NopCloser(io.NewSectionReader(bytes.NewReader(data), off, n)), err
 }
 
 // List iterates over objects.

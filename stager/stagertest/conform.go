@@ -51,7 +51,7 @@ func objects(t *testing.T, open func() stager.Store) {
 	if _, _, err := s.Get(ctx, key, 10); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Get of nothing: %v", err)
 	}
-	if r, err := s.Open(ctx, key); err == nil {
+	if r, err := s.Open(ctx, key, 0, -1); err == nil {
 		r.Close()
 		t.Error("Open of nothing succeeds")
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -74,6 +74,29 @@ func objects(t *testing.T, open func() stager.Store) {
 		}
 		if got := read(t, s, key); !bytes.Equal(got, data) {
 			t.Errorf("%s: Open reads %d bytes", key, len(got))
+		}
+		ranges(t, s, key, data)
+	}
+}
+
+// ranges reads at the edges of an object, and across its end.
+func ranges(t *testing.T, s stager.Store, key string, data []byte) {
+	size := int64(len(data))
+	for _, r := range [][2]int64{{0, 1}, {0, size}, {0, size + 1}, {1, size - 1}, {size - 1, 1}, {size - 1, 5}, {size / 2, size / 3}, {size / 2, -1}} {
+		off, n := r[0], r[1]
+		if off < 0 || off >= size || n == 0 {
+			continue
+		}
+		want := data[off:]
+		if n >= 0 {
+			want = data[off:min(off+n, size)]
+		}
+		rd, err := s.Open(t.Context(), key, off, n)
+		must(t, err)
+		got, err := io.ReadAll(rd)
+		must(t, rd.Close())
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes from %d: read %d, %v", key, n, off, len(got), err)
 		}
 	}
 }
@@ -401,7 +424,7 @@ func must(t testing.TB, err error) {
 
 func read(t testing.TB, s stager.Store, key string) []byte {
 	t.Helper()
-	r, err := s.Open(context.Background(), key)
+	r, err := s.Open(context.Background(), key, 0, -1)
 	must(t, err)
 	defer r.Close()
 	data, err := io.ReadAll(r)

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/headstart-serving/headstart/bench/replay/safetensors"
+	"github.com/headstart-serving/headstart/stager/safetensors"
 )
 
 // file makes a file of a header's text and n bytes of data.
