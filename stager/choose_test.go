@@ -37,7 +37,7 @@ func TestChoose(t *testing.T) {
 				want = append(want, path)
 			}
 		}
-		chosen, err := stager.Choose(files)
+		choice, err := stager.Choose(files, stager.Selection{})
 		if test.fail != "" {
 			if !errors.Is(err, manifest.ErrInvalid) || !strings.Contains(err.Error(), test.fail) {
 				t.Errorf("%s: %v", test.name, err)
@@ -45,10 +45,10 @@ func TestChoose(t *testing.T) {
 			continue
 		}
 		var got []string
-		for i, f := range chosen {
+		for i, f := range choice.Files {
 			got = append(got, f.Path)
-			if i > 0 && f.Path <= chosen[i-1].Path {
-				t.Errorf("%s: %s after %s", test.name, f.Path, chosen[i-1].Path)
+			if i > 0 && f.Path <= choice.Files[i-1].Path {
+				t.Errorf("%s: %s after %s", test.name, f.Path, choice.Files[i-1].Path)
 			}
 		}
 		for _, p := range want {

@@ -3,6 +3,7 @@ package stagertest
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -44,6 +45,17 @@ func Bytes(n int) []byte {
 	data := make([]byte, n)
 	rand.NewChaCha8([32]byte{byte(n), byte(n >> 8)}).Read(data)
 	return data
+}
+
+// Safetensors returns a file of n bytes, at least 100, with one tensor that looks random.
+func Safetensors(n int) []byte {
+	header := func(data int) string {
+		return fmt.Sprintf(`{"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}`, data, data)
+	}
+	const length = 88 // with spaces behind the JSON
+	text := fmt.Sprintf("%-*s", length, header(n-8-length))
+	file := append(binary.LittleEndian.AppendUint64(nil, length), text...)
+	return append(file, Bytes(n-len(file))...)
 }
 
 func objects(t *testing.T, open func() stager.Store) {
