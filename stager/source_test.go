@@ -25,7 +25,7 @@ type memory struct {
 
 	mu      sync.Mutex
 	looked  map[string]bool // at whose header, since the files were listed
-	fetched map[string]int // how often each range was asked for, by "path offset"
+	fetched map[string]int  // how often each range was asked for, by "path offset"
 	calls   int
 }
 

@@ -225,6 +225,18 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 // Upload begins or continues an upload.
 func (s *Store) Upload(ctx context.Context, key, dir string, size int64) (stager.Upload, error) {
 	u := &upload{store: s, key: key, dir: dir, size: size}
+	return u, u.list(ctx)
+}
+
+// Peek returns the parts of an upload.
+func (s *Store) Peek(ctx context.Context, key, dir string) ([]stager.Part, error) {
+	u := &upload{store: s, key: key, dir: dir}
+	err := u.list(ctx)
+	return u.parts, err
+}
+
+func (u *upload) list(ctx context.Context) error {
+	s, dir := u.store, u.dir
 	err := s.read(ctx, func() error {
 		for k, o := range s.bucket.objects {
 			var p stager.Part
@@ -238,7 +250,7 @@ func (s *Store) Upload(ctx context.Context, key, dir string, size int64) (stager
 		return nil
 	})
 	slices.SortFunc(u.parts, func(a, b stager.Part) int { return cmp.Compare(a.Offset, b.Offset) })
-	return u, err
+	return err
 }
 
 type upload struct {

@@ -2,6 +2,7 @@ package stagertest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -250,11 +252,19 @@ func uploadLater(t *testing.T, open func() stager.Store) {
 	}
 	must(t, u.Close())
 	s := open()
+	peeked, err := s.(interface {
+		Peek(ctx context.Context, key, dir string) ([]stager.Part, error)
+	}).Peek(t.Context(), key, dir)
+	must(t, err)
 	if u, err = s.Upload(t.Context(), key, dir, int64(len(data))); err != nil {
 		t.Fatal(err)
 	}
 	defer u.Close()
 	left := u.Parts()
+	slices.SortFunc(peeked, func(a, b stager.Part) int { return cmp.Compare(a.Offset, b.Offset) })
+	if !reflect.DeepEqual(peeked, left) {
+		t.Errorf("Peek says %v, Upload %v", peeked, left)
+	}
 	if len(left) != 3 {
 		t.Fatalf("%d parts are left", len(left))
 	}
