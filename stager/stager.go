@@ -158,6 +158,7 @@ func (s *Stager) copy(ctx context.Context, t *transfer, v survey) (Result, error
 		s.Log.Warn("the model is odd", "model", t.model, "what", what)
 	}
 	files := choice.Files
+	t.strangers(files)
 	t.files = make([]manifest.File, len(files))
 	err = t.run(ctx, files)
 	at := t.meter.counted()

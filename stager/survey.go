@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 
@@ -182,4 +183,18 @@ func (s *Stager) take(ctx context.Context, v survey, t *transfer) (Choice, []str
 	}
 	odd, err := s.inspect(ctx, t.model, c)
 	return c, odd, err
+}
+
+// strangers says which of the model's objects no manifest will name: those of a run with other patterns
+// that did not end, or somebody's own.
+func (t *transfer) strangers(files []RemoteFile) {
+	own := make(map[string]bool, len(files))
+	for _, f := range files {
+		own[t.model.Object(f.Path)] = true
+	}
+	for _, key := range slices.Sorted(maps.Keys(t.there)) {
+		if !own[key] {
+			t.Log.Warn("an object that is not selected is there: remove it if nobody needs it", "model", t.model, "object", key)
+		}
+	}
 }
