@@ -2,6 +2,7 @@ package dir
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -59,6 +60,9 @@ func (r *section) Close() error { return r.file.Close() }
 func (s *Source) open(path string, e entry) (*os.File, error) {
 	// Not to wait for a pipe, and not to follow a link, that has come in its place.
 	f, err := os.OpenFile(e.name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, s.changed(path)
+	}
 	if err != nil {
 		return nil, s.explain(path, err)
 	}
