@@ -79,7 +79,7 @@ func (t *transfer) adopt(ctx context.Context, f RemoteFile, o Object, recorded b
 
 // readBack hashes an object in the bucket.
 func (t *transfer) readBack(ctx context.Context, f RemoteFile) (manifest.File, error) {
-	r, err := t.Store.Open(ctx, t.model.Object(f.Path))
+	r, err := t.Store.Open(ctx, t.model.Object(f.Path), 0, -1)
 	if err != nil {
 		return manifest.File{}, err
 	}

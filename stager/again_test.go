@@ -67,7 +67,6 @@ func TestMissingAndDifferent(t *testing.T) {
 		spoil  func(*stagertest.Bucket)
 		text   string
 	}{
-		"another file": {&memory{repo: r, listing: func(f []stager.RemoteFile) []stager.RemoteFile { return append(f, stager.RemoteFile{Path: "new.txt"}) }}, nil, "new.txt"},
 		"a file less": {&memory{repo: r, listing: func(f []stager.RemoteFile) []stager.RemoteFile {
 			return slices.DeleteFunc(f, func(f stager.RemoteFile) bool { return f.Path == "empty.txt" })
 		}}, nil, "4 files instead of 3"},

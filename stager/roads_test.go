@@ -43,10 +43,9 @@ func exampleRepo() *repo {
 		"consolidated.safetensors": []byte("twice"),
 	}, large: 1000}
 	random := rand.NewChaCha8([32]byte{7})
-	for _, n := range []int{1, chunkSize - 1, chunkSize, chunkSize + 1, 2*chunkSize - 1, 2 * chunkSize, 2*chunkSize + 1, 5*chunkSize + 17, 67 * chunkSize} {
-		data := make([]byte, n)
-		random.Read(data)
-		r.files[fmt.Sprintf("model-%07d.safetensors", n)] = data
+	r.files["one.txt"] = []byte("1")
+	for _, n := range []int{100, chunkSize - 1, chunkSize, chunkSize + 1, 2*chunkSize - 1, 2 * chunkSize, 2*chunkSize + 1, 5*chunkSize + 17, 67 * chunkSize} {
+		r.files[fmt.Sprintf("model-%07d.safetensors", n)] = stagertest.Safetensors(n)
 	}
 	text := make([]byte, 3*chunkSize+5)
 	random.Read(text)
@@ -160,7 +159,7 @@ func contents(t *testing.T, s stager.Store) map[string]string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, err := s.Open(context.Background(), o.Key)
+			r, err := s.Open(context.Background(), o.Key, 0, -1)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -35,6 +35,8 @@ type Config struct {
 	Log      *slog.Logger
 	Progress func(Event) // optional; one call at a time, must return at once
 
+	Select Selection // what to take besides, or instead, of what Choose takes
+
 	Streams     int   // ranged reads in flight at the least; 0 is 8
 	MostStreams int   // at the most, where more of them bring more; 0 is 8 times Streams
 	Memory      int64 // bytes of buffers at most; 0 is 384 MiB
@@ -103,54 +105,29 @@ func (s *Stager) Stage(ctx context.Context, ref manifest.Reference) (Result, err
 }
 
 func (s *Stager) stage(ctx context.Context, ref manifest.Reference) (Result, error) {
-	if ref.Pin != (manifest.Digest{}) {
-		return Result{}, Fail(manifest.ErrInvalid, "a pin names a manifest that is staged already: give a branch, a tag or a commit instead")
-	}
-	snapshot, err := s.Source.Resolve(ctx, ref.Repo, ref.Revision)
+	v, err := s.survey(ctx, ref)
 	if err != nil {
 		return Result{}, err
 	}
-	model := snapshot.Model
-	if err := model.Validate(); err != nil {
-		return Result{}, err
-	}
-	if err := fitsRef(s.Store, model.Repo, snapshot.Ref); err != nil {
-		return Result{}, err
-	}
-	// The listing comes first: it is what tells a bucket that is missing from a model that is.
-	left, err := list(ctx, s.Store, partsOf(model))
-	if err != nil {
-		return Result{}, err
-	}
-	r, err := s.staged(ctx, model)
-	if err != nil {
-		return Result{}, err
-	}
-	// Listed after the manifest was looked for: whoever wrote it had stored the files before.
-	objects, err := list(ctx, s.Store, model.Object(""))
-	if err != nil {
-		return Result{}, err
-	}
-	there := make(map[string]Object, len(objects))
-	for _, o := range objects {
-		there[o.Key] = o
-	}
+	model := v.snapshot.Model
 	meter := &meter{report: s.Progress, at: Event{Model: model}}
-	if r.Manifest != nil {
-		lacking := lacks(r.Manifest, there)
-		if r.Already = lacking == ""; !r.Already {
-			s.Log.Warn("the model is staged, but not all of it is there: staging what is missing", "model", model, "first", lacking)
+	r := v.before
+	if v.staged() {
+		if err := s.unlike(ctx, v); err != nil {
+			return Result{}, err
 		}
-	}
-	if r.Already {
+		r.Already = true
 		meter.at.Total, meter.at.Stored = r.Manifest.Size(), r.Manifest.Size()
 	} else {
-		t := &transfer{Config: s.Config, model: model, meter: meter, there: there, left: left, copied: make(map[string]bool)}
-		if r, err = s.copy(ctx, t, r); err != nil {
+		if v.lacking != "" {
+			s.Log.Warn("the model is staged, but not all of it is there: staging what is missing", "model", model, "first", v.lacking)
+		}
+		t := &transfer{Config: s.Config, model: model, meter: meter, there: v.there, left: v.left, copied: make(map[string]bool)}
+		if r, err = s.copy(ctx, t, v); err != nil {
 			return r, err
 		}
 	}
-	return s.finish(ctx, r, snapshot, left, meter)
+	return s.finish(ctx, r, v.snapshot, v.left, meter)
 }
 
 // staged returns the model's manifest if it is there.
@@ -177,23 +154,16 @@ func (s *Stager) staged(ctx context.Context, model manifest.Model) (Result, erro
 
 // copy brings every file to the bucket and commits the model. Where its manifest is there already, what
 // is missing is brought back to it and it stays as it is.
-func (s *Stager) copy(ctx context.Context, t *transfer, before Result) (Result, error) {
-	files, err := s.Source.Files(ctx, t.model)
+func (s *Stager) copy(ctx context.Context, t *transfer, v survey) (Result, error) {
+	choice, odd, err := s.take(ctx, v, t)
 	if err != nil {
 		return Result{}, err
 	}
-	if files, err = Choose(files); err != nil {
-		return Result{}, err
+	for _, what := range odd {
+		s.Log.Warn("the model is odd", "model", t.model, "what", what)
 	}
-	if t.known = before.Manifest; t.known != nil {
-		if err := same(t.known, files); err != nil {
-			return Result{}, err
-		}
-		t.divide(t.known.ChunkSize)
-	}
-	if err := fits(s.Store, t.model, files, t.ChunkSize); err != nil {
-		return Result{}, err
-	}
+	files := choice.Files
+	t.strangers(files)
 	t.files = make([]manifest.File, len(files))
 	err = t.run(ctx, files)
 	at := t.meter.counted()
@@ -207,7 +177,9 @@ func (s *Stager) copy(ctx context.Context, t *transfer, before Result) (Result, 
 	}
 	r.Sum = sha256.Sum256(r.Raw)
 	if t.known != nil {
-		return r, identical(t.known, r.Manifest)
+		if err := identical(t.known, r.Manifest); err != nil || v.before.Manifest != nil {
+			return r, err
+		}
 	}
 	if err := s.Store.Put(ctx, t.model.Key(), 0, r.Raw); err != nil {
 		return r, fmt.Errorf("committing the manifest: %w", err)

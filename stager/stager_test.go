@@ -267,7 +267,7 @@ func TestWrongPartIsFoundOut(t *testing.T) {
 	r, bad := smallRepo(), smallRepo()
 	const path = "model-0327697.safetensors"
 	bad.files[path] = slices.Clone(r.files[path])
-	bad.files[path][0] ^= 1
+	bad.files[path][100] ^= 1
 	bucket := stagertest.NewBucket(t)
 	liar := &memory{repo: bad, listing: func(files []stager.RemoteFile) []stager.RemoteFile {
 		truth, _ := (&memory{repo: r}).Files(t.Context(), manifest.Model{})

@@ -28,8 +28,9 @@ type Store interface {
 	// and sum is there afterwards. Where the source is not there it fails with fs.ErrNotExist, where it has
 	// other bytes with a *manifest.MismatchError, and makes nothing.
 	Copy(ctx context.Context, from, key string, size int64, sum uint32) error
-	// Open reads an object from its beginning.
-	Open(ctx context.Context, key string) (io.ReadCloser, error)
+	// Open reads n bytes of an object from off, or with n < 0 all from there on. What ends before is
+	// an early io.EOF: the reader counts.
+	Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, error)
 	// List iterates over the objects whose keys begin with prefix, which ends in "/".
 	List(ctx context.Context, prefix string) iter.Seq2[Object, error]
 	// Delete removes an object; that there is none is no error.

@@ -101,12 +101,12 @@ func chosen(files []hub.File) ([]hub.File, error) {
 	for i, f := range files {
 		remote[i] = stager.RemoteFile{Path: f.Path, Size: f.Size}
 	}
-	chosen, err := stager.Choose(remote)
+	choice, err := stager.Choose(remote, stager.Selection{})
 	if err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(slices.Clone(files), func(f hub.File) bool {
-		return !slices.ContainsFunc(chosen, func(c stager.RemoteFile) bool { return c.Path == f.Path })
+		return !slices.ContainsFunc(choice.Files, func(c stager.RemoteFile) bool { return c.Path == f.Path })
 	}), nil
 }
 

@@ -10,8 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/headstart-serving/headstart/bench/replay/safetensors"
 	"github.com/headstart-serving/headstart/manifest"
+	"github.com/headstart-serving/headstart/stager/safetensors"
 )
 
 // readWhole are the files besides the weights that vLLM opens, in its order. Only config.json has to be there.

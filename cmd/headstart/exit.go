@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/headstart-serving/headstart/manifest"
+	"github.com/headstart-serving/headstart/stager"
 )
 
 // The exit codes. Scripts rely on them: they are documented in the README and do not change.
@@ -48,7 +49,7 @@ func exitCode(ctx context.Context, err error) int {
 	var usage usageError
 	var mismatch *manifest.MismatchError
 	switch {
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.Is(err, stager.ErrSelection):
 		return exitUsage
 	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, ctx.Err())):
 		return exitInterrupted

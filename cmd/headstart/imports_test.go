@@ -29,10 +29,13 @@ var rules = []rule{
 	{"stager/hf", []string{"stager"}, []string{"stager/..."}},
 	{"stager/gcs", []string{"stager"}, []string{"stager/..."}},
 	{"stager/file", []string{"stager"}, []string{"stager/..."}},
+	{"stager/dir", []string{"stager"}, []string{"stager/..."}},
+	{"stager/staged", []string{"stager"}, []string{"stager/..."}},
+	{"stager/safetensors", nil, nil},                                  // the format: it knows no model and no bucket
 	{"stager/stagertest", []string{"stager"}, []string{"stager/..."}}, // a store for the tests of the rest
 	{"stager/inventory", []string{"stager"}, []string{"stager/..."}},
 	{"stager/sweep", []string{"stager", "stager/inventory"}, []string{"stager/..."}},
-	{"stager/...", nil, []string{"stager/..."}},
+	{"stager/...", []string{"stager/safetensors"}, []string{"stager/..."}},
 	{"loader/cache", nil, []string{"loader/..."}},
 	{"loader/fetch", []string{"loader/cache"}, []string{"loader/...", "stager/bucket"}},
 	{"loader/gcs", []string{"loader/fetch"}, []string{"loader/...", "stager/bucket"}},

@@ -21,6 +21,7 @@ import (
 
 	"github.com/headstart-serving/headstart/stager/bucket"
 	"github.com/headstart-serving/headstart/stager/hub"
+	"github.com/headstart-serving/headstart/stager/stagertest"
 )
 
 func TestMain(m *testing.M) {
@@ -48,6 +49,11 @@ func TestScripts(t *testing.T) {
 			},
 			"damagecommit": damageCommit,
 			"tree":         tree,
+			"weights":      weights,
+			"nowrites":     noWrites,
+			"fifo": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(unix.Mkfifo(ts.MkAbs(args[0]), 0o644))
+			},
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond != "root" {
@@ -199,6 +205,40 @@ func bucketFault(ts *testscript.TestScript, _ bool, args []string) {
 		faults[i] = args[1]
 	}
 	ts.Check(ts.Value(servicesKey{}).(services).bucket.Plan(args[0], faults...))
+}
+
+// weights FILE BYTES…: each is a safetensors file of so many bytes, with a tensor "w", or in a shard one
+// that is named by the last digit of its number.
+func weights(ts *testscript.TestScript, _ bool, args []string) {
+	for ; len(args) > 1; args = args[2:] {
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		path := ts.MkAbs(args[0])
+		ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
+		data := stagertest.Safetensors(n)
+		if number, _, sharded := strings.Cut(filepath.Base(path), "-of-"); sharded {
+			data = bytes.Replace(data, []byte(`"w"`), []byte(`"`+number[len(number)-1:]+`"`), 1)
+		}
+		ts.Check(os.WriteFile(path, data, 0o644))
+	}
+}
+
+// nowrites: the bucket was asked for nothing but to read since the last time.
+func noWrites(ts *testscript.TestScript, _ bool, _ []string) {
+	b := ts.Value(servicesKey{}).(services).bucket
+	asked := 0
+	for _, r := range b.Requests() {
+		asked++
+		switch strings.TrimPrefix(r.Op, "storage.") {
+		case "objects.list", "objects.get":
+		default:
+			ts.Fatalf("the bucket was asked to %s %s", r.Op, r.Object)
+		}
+	}
+	if asked == 0 {
+		ts.Fatalf("the bucket was asked nothing")
+	}
+	b.ResetRequests()
 }
 
 // tmpfs DIR OPTIONS: mount one; with the options "ro" make the one that is there read-only, and with

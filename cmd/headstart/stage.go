@@ -12,11 +12,12 @@ import (
 
 	"github.com/headstart-serving/headstart/manifest"
 	"github.com/headstart-serving/headstart/stager"
-	"github.com/headstart-serving/headstart/stager/hf"
 )
 
 func newStageCommand(p process) *cobra.Command {
-	var asJSON bool
+	var asJSON, dryRun bool
+	var from string
+	var selection stager.Selection
 	cmd := &cobra.Command{
 		Use:   "stage MODEL[@REVISION]",
 		Short: "Bring a model from the Hugging Face Hub into a bucket, verified, once",
@@ -24,17 +25,39 @@ func newStageCommand(p process) *cobra.Command {
 is checked against the Hub's sha256 (git's sha1 for small ones), and the model is committed by its
 manifest, which is written last. Run it again and it goes on where it was, or does nothing.
 
+Taken is what an inference server needs: safetensors, their index, configuration, tokenizer, processor,
+chat template, licence. Left out are weights in other formats (pickle, GGUF, …), the same weights in
+another layout (original/, consolidated*), what a training left behind, and pictures; --dry-run lists
+them. --include brings files in besides, --exclude takes them out and wins. Patterns are those of the
+Hub's own client (fnmatch): * matches / too, and case counts. Without patterns, a model that is staged
+stays as it is, whatever it was staged with.
+
+Before the first byte is copied, the header of every safetensors file is checked against the file's
+size, and the index against the headers.
+
+--from stages from elsewhere than the Hub. A folder (a fine-tuned model, a LoRA adapter, a snapshot in the
+Hub client's cache) gets a commit that names its content; @REVISION then is a name for it, main if none
+is given. A bucket's models keep their commit, their manifest and their pin.
+
 HF_ENDPOINT, HF_TOKEN, HF_HOME and the other variables of the Hub's own client mean what they mean
 there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead to the bucket.
 
 ` + exitHelp,
 		Example: `  headstart stage google/gemma-3-27b-it --bucket gs://models
   headstart stage google/gemma-3-4b-it@093f9f388b31de276ce2de164bdc2081324b9767 --bucket gs://models/staging
-  headstart stage acme/tuned --bucket file:///mnt/lustre/models --json`,
+  headstart stage google/gemma-3-4b-it --dry-run
+  headstart stage acme/tuned --bucket file:///mnt/lustre/models --json
+  headstart stage acme/quantized --include '*-Q4_K_M.gguf' --exclude '*.safetensors'
+  headstart stage acme/tuned@v2 --from ./output --bucket gs://models
+  headstart stage google/gemma-3-4b-it --from gs://models-eu --bucket gs://models-us`,
 		Args: cobra.ExactArgs(1),
 	}
 	bucket := bucketFlag(cmd, p)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print events on stdout, one JSON object a line; the last one is the result")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be staged, with sizes, and write nothing")
+	cmd.Flags().StringVar(&from, "from", "", "stage from a `SOURCE` other than the Hub: a folder's path, or another bucket as gs://NAME[/PREFIX] or file:///DIR")
+	cmd.Flags().StringArrayVar(&selection.Include, "include", nil, "take files that match `GLOB` too; may be repeated")
+	cmd.Flags().StringArrayVar(&selection.Exclude, "exclude", nil, "leave files out that match `GLOB`; may be repeated")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ref, err := parseReference(args[0])
 		if err != nil {
@@ -47,15 +70,11 @@ there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead 
 		if ref.Pin != (manifest.Digest{}) {
 			return usageError{fmt.Errorf("%s: a pin names a manifest that is staged already: give a branch, a tag or a commit", args[0])}
 		}
-		hub, err := hf.FromEnv(p.Getenv)
+		source, closeSource, err := openFrom(cmd.Context(), p, from)
 		if err != nil {
-			return usageError{err}
+			return err
 		}
-		hub.Log = p.logger(slog.LevelWarn)
-		source, err := hf.New(hub)
-		if err != nil {
-			return usageError{err}
-		}
+		defer closeSource()
 		store, closeStore, err := openStore(cmd.Context(), p, u)
 		if err != nil {
 			return err
@@ -64,9 +83,16 @@ there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead 
 		var at atomic.Pointer[stager.Event]
 		at.Store(&stager.Event{})
 		s := stager.New(stager.Config{
-			Source: source, Store: store, Log: p.logger(slog.LevelWarn),
+			Source: source, Store: store, Log: p.logger(slog.LevelWarn), Select: selection,
 			Progress: func(e stager.Event) { at.Store(&e) },
 		})
+		if dryRun {
+			plan, err := s.Plan(cmd.Context(), ref)
+			if err != nil {
+				return err
+			}
+			return p.planned(plan, u, asJSON)
+		}
 		var r stager.Result
 		err = newProgress(p, "staging "+ref.String(), asJSON).During(cmd.Context(),
 			func() sample { e := at.Load(); return sample{Done: e.Stored, Total: e.Total} },

@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
+	"math"
 	"os"
 	"path"
 	"strings"
@@ -83,13 +84,21 @@ func version(data []byte) int64 {
 	return int64(binary.BigEndian.Uint64(sum[:])>>1 | 1)
 }
 
-// Open reads a file from its beginning.
-func (s *Store) Open(_ context.Context, key string) (io.ReadCloser, error) {
+// Open reads a range of a file.
+func (s *Store) Open(_ context.Context, key string, off, n int64) (io.ReadCloser, error) {
 	f, err := s.root.Open(key)
 	if err != nil {
 		return nil, s.explain(err)
 	}
-	return f, nil
+	if n < 0 {
+		n = math.MaxInt64 - off
+	}
+	return section{io.NewSectionReader(f, off, n), f}, nil
+}
+
+type section struct {
+	io.Reader
+	io.Closer
 }
 
 // List walks the directory that prefix names. It knows no sums.

@@ -142,13 +142,8 @@ func (u *upload) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	whole := int64(0)
-	for l := range bytes.Lines(text) {
-		var p line
-		if l[len(l)-1] != '\n' || json.Unmarshal(l, &p) != nil {
-			break
-		}
-		whole += int64(len(l))
+	parts, whole := parse(text)
+	for _, p := range parts {
 		if p.Offset < 0 || p.Size <= 0 || p.Offset > u.size-p.Size {
 			continue
 		}
@@ -157,12 +152,35 @@ func (u *upload) recover(ctx context.Context) error {
 			return err
 		}
 		if sum == p.CRC32C {
-			u.parts = append(u.parts, stager.Part(p))
+			u.parts = append(u.parts, p)
 		}
 	}
 	u.empty = len(u.parts) == 0
 	slices.SortFunc(u.parts, func(a, b stager.Part) int { return cmp.Compare(a.Offset, b.Offset) })
 	return u.journal.Truncate(whole)
+}
+
+// parse reads a journal up to a line that is not whole, and returns the length of what it read.
+func parse(journal []byte) (parts []stager.Part, whole int64) {
+	for l := range bytes.Lines(journal) {
+		var p line
+		if l[len(l)-1] != '\n' || json.Unmarshal(l, &p) != nil {
+			break
+		}
+		whole += int64(len(l))
+		parts = append(parts, stager.Part(p))
+	}
+	return parts, whole
+}
+
+// Peek says which parts a journal has. It does not read the parts' bytes, which an Upload checks.
+func (s *Store) Peek(_ context.Context, _, dir string) ([]stager.Part, error) {
+	text, err := fs.ReadFile(s.root.FS(), dir+"journal")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	parts, _ := parse(text)
+	return parts, s.explain(err)
 }
 
 func (u *upload) Parts() []stager.Part { return u.parts }

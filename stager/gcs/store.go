@@ -163,9 +163,9 @@ func (s *Store) Get(ctx context.Context, key string, limit int64) ([]byte, int64
 	return data, r.Attrs.Generation, nil
 }
 
-// Open reads an object from its beginning.
-func (s *Store) Open(ctx context.Context, key string) (io.ReadCloser, error) {
-	r, err := s.object(key).NewReader(ctx)
+// Open reads a range of an object. The client goes on by itself after a lost connection.
+func (s *Store) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
+	r, err := s.object(key).NewRangeReader(ctx, off, n)
 	if err != nil {
 		return nil, s.explain(key, err)
 	}

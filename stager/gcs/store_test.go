@@ -179,7 +179,7 @@ func TestFaultsOnce(t *testing.T) {
 				for o, err := range s.List(t.Context(), manifest.Private) {
 					t.Errorf("%s is left, %v", o.Key, err)
 				}
-				r, err := s.Open(t.Context(), key)
+				r, err := s.Open(t.Context(), key, 0, -1)
 				must(t, err)
 				defer r.Close()
 				if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, data) {

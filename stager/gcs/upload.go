@@ -40,9 +40,21 @@ type piece struct {
 // Upload looks for the parts of earlier runs. Several processes may write the same object.
 func (s *Store) Upload(ctx context.Context, key, dir string, size int64) (stager.Upload, error) {
 	u := &upload{store: s, key: key, dir: dir, size: size, generations: make(map[string]int64)}
+	return u, u.list(ctx)
+}
+
+// Peek says which parts of an upload are there.
+func (s *Store) Peek(ctx context.Context, key, dir string) ([]stager.Part, error) {
+	u := &upload{store: s, key: key, dir: dir, generations: make(map[string]int64)}
+	err := u.list(ctx)
+	return u.parts, err
+}
+
+func (u *upload) list(ctx context.Context) error {
+	s, dir := u.store, u.dir
 	for attrs, err := range s.attrs(ctx, dir+"part-", "Name", "Size", "CRC32C", "Generation", "Metadata") {
 		if err != nil {
-			return nil, err
+			return err
 		}
 		key := strings.TrimPrefix(attrs.Name, s.Prefix)
 		p := stager.Part{Size: attrs.Size, CRC32C: attrs.CRC32C, Note: []byte(attrs.Metadata[noteKey])}
@@ -53,7 +65,7 @@ func (s *Store) Upload(ctx context.Context, key, dir string, size int64) (stager
 		u.generations[key] = attrs.Generation
 	}
 	slices.SortFunc(u.parts, func(a, b stager.Part) int { return cmp.Compare(a.Offset, b.Offset) })
-	return u, nil
+	return nil
 }
 
 func (u *upload) name(kind string, p stager.Part) string {

@@ -21,7 +21,7 @@ func (s *Source) refused(r *http.Response, data []byte, at ask) error {
 	case code == "EntryNotFound":
 		return stager.Fail(fs.ErrNotExist, "repository %s has no file %q at %s, though it lists it", at.repo, at.path, at.revision)
 	case code == "GatedRepo":
-		return s.gated(at)
+		return s.gated(r, at)
 	case message == "Access to this resource is disabled.":
 		return s.disabled(at)
 	case strings.HasPrefix(message, "Invalid credentials"):
@@ -36,9 +36,13 @@ func (s *Source) refused(r *http.Response, data []byte, at ask) error {
 	return fmt.Errorf("the Hub at %s answers about %s with status %d (%s)", s.Endpoint, at.repo, r.StatusCode, message)
 }
 
-func (s *Source) gated(at ask) error {
+// gated tells three cases: the Hub answers 401 to nobody and to a token that it does not know.
+func (s *Source) gated(r *http.Response, at ask) error {
 	page := s.Endpoint + "/" + at.repo
-	if s.Token == "" {
+	switch {
+	case s.Token != "" && r.StatusCode == http.StatusUnauthorized:
+		return stager.Fail(fs.ErrPermission, "repository %s is gated and the Hub does not know this token: open %s and accept the licence, make a token at %s/settings/tokens and set HF_TOKEN to it", at.repo, page, s.Endpoint)
+	case s.Token == "":
 		return stager.Fail(fs.ErrPermission, "repository %s is gated: open %s and accept the licence, then set HF_TOKEN", at.repo, page)
 	}
 	return stager.Fail(fs.ErrPermission, "repository %s is gated and this token's user is not on its list: open %s and accept the licence (and let the token read gated repositories), or set another HF_TOKEN", at.repo, page)

@@ -37,6 +37,8 @@ func TestRefusals(t *testing.T) {
 		{"commit", policy(hub.Policy{}), "", "org/tiny", strings.Repeat("f", 40), fs.ErrNotExist, []string{"no revision", strings.Repeat("f", 40)}},
 		{"gated, no token", policy(hub.Policy{Gated: "manual", Granted: granted}), "", "org/tiny", "", fs.ErrPermission, []string{"is gated", "/org/tiny and accept the licence", "set HF_TOKEN"}},
 		{"gated, another's token", policy(hub.Policy{Gated: "auto", Granted: granted}), "hf_other", "org/tiny", "", fs.ErrPermission, []string{"is gated", "not on its list", "/org/tiny and accept the licence"}},
+		{"gated, nobody's token", policy(hub.Policy{Gated: "auto", Granted: granted}), "hf_nonsense", "org/tiny", commit, fs.ErrPermission, []string{"is gated", "does not know this token", "/org/tiny and accept the licence", "/settings/tokens"}},
+		{"gated, a commit", policy(hub.Policy{Gated: "auto", Granted: granted}), "", "org/tiny", commit, fs.ErrPermission, []string{"is gated", "/org/tiny and accept the licence"}},
 		{"disabled", policy(hub.Policy{Disabled: true}), "", "org/tiny", "", fs.ErrPermission, []string{"disabled"}},
 		{"bad token", policy(hub.Policy{}), "hf_nonsense", "org/tiny", "", fs.ErrPermission, []string{"does not know this token", "/settings/tokens", "HF_TOKEN"}},
 		{"rate limit", policy(hub.Policy{Limited: true}), "", "org/tiny", "", nil, []string{"rate limit", "HF_TOKEN"}},
@@ -62,8 +64,39 @@ func TestRefusals(t *testing.T) {
 				if strings.HasPrefix(r, "cdn ") {
 					t.Errorf("a byte was asked for: %s", r)
 				}
+				if errors.Is(err, fs.ErrPermission) && strings.Contains(r, "/tree/") {
+					t.Errorf("listed before access was asked for: %s", r)
+				}
 			}
 		})
+	}
+}
+
+// mirror answers the question of access by itself, as a Hub that lacks it does.
+type mirror struct {
+	http.RoundTripper
+	status int
+}
+
+func (m mirror) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Path, "/auth-check") {
+		return &http.Response{StatusCode: m.status, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+	}
+	return m.RoundTripper.RoundTrip(r)
+}
+
+// TestMirrorWithoutAccessCheck serves an open repository, and tells of a gated one by its largest file.
+func TestMirrorWithoutAccessCheck(t *testing.T) {
+	for _, status := range []int{200, 400, 404, 405, 501} {
+		wrap := func(next http.RoundTripper) http.RoundTripper { return mirror{next, status} }
+		open := serve(t, hub.Config{}, hf.Config{Wrap: wrap})
+		if err := open.all(t.Context()); err != nil {
+			t.Errorf("%d: %v", status, err)
+		}
+		gated := serve(t, hub.Config{Policies: map[string]hub.Policy{"org/tiny": {Gated: "auto"}}}, hf.Config{Wrap: wrap})
+		if err := gated.all(t.Context()); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "accept the licence") {
+			t.Errorf("%d: gated: %v", status, err)
+		}
 	}
 }
 

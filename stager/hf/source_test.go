@@ -37,7 +37,7 @@ func TestListing(t *testing.T) {
 	}
 }
 
-// TestBudget counts the requests of a whole model: info, tree, one HEAD a file, one GET a range.
+// TestBudget counts the requests of a whole model: info; access, tree; one HEAD a file, one GET a range.
 func TestBudget(t *testing.T) {
 	s := serve(t, hub.Config{}, hf.Config{})
 	if err := s.all(t.Context()); err != nil {
@@ -51,22 +51,22 @@ func TestBudget(t *testing.T) {
 		host, rest, _ := strings.Cut(r, " ")
 		method, path, _ := strings.Cut(rest, " ")
 		kind := "file"
-		for _, k := range []string{"/revision/", "/tree/", "/resolve/", "/resolve-cache/"} {
-			if strings.Contains(path, k) {
+		for _, k := range []string{"/revision/", "/auth-check/", "/tree/", "/resolve/", "/resolve-cache/"} {
+			if strings.Contains(path+"/", k) {
 				kind = strings.Trim(k, "/")
 			}
 		}
 		count[host+" "+method+" "+kind]++
 	}
-	want := map[string]int{"api GET revision": 1, "api GET tree": 2, "api HEAD resolve": 3, "api GET resolve-cache": 2, "cdn GET file": 2}
+	want := map[string]int{"api GET revision": 1, "api GET auth-check": 2, "api GET tree": 2, "api HEAD resolve": 3, "api GET resolve-cache": 2, "cdn GET file": 2}
 	if fmt.Sprint(count) != fmt.Sprint(want) {
 		t.Errorf("%v, want %v", count, want)
 	}
 	if snapshot, err := s.Source.Resolve(t.Context(), "org/tiny", commit); err != nil || snapshot.Model != model || snapshot.Ref != "" {
 		t.Errorf("a commit: %+v, %v", snapshot, err)
 	}
-	if n := len(s.requests()); n != 10 {
-		t.Errorf("resolving a commit makes %d requests", n-10)
+	if n := len(s.requests()); n != 12 {
+		t.Errorf("resolving a commit makes %d requests", n-12)
 	}
 }
 

@@ -3,6 +3,7 @@ package hf
 import (
 	"context"
 	"encoding/json"
+	"net/http"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -29,10 +30,14 @@ type entry struct {
 	} `json:"lfs"`
 }
 
-// Files lists the repository at m's commit, and makes sure that its files may be read: a gated
-// repository's listing is public, so the largest file is asked for.
+// Files makes sure that the repository's files may be read, and lists it at m's commit. A gated
+// repository's listing is public and may be long, so access is what is asked for first; a Hub without that
+// question tells by the largest file.
 func (s *Source) Files(ctx context.Context, m manifest.Model) ([]stager.RemoteFile, error) {
 	at := ask{repo: m.Repo, revision: m.Commit}
+	if err := s.mayRead(ctx, at); err != nil {
+		return nil, err
+	}
 	address := s.Endpoint + "/api/models/" + m.Repo + "/tree/" + m.Commit + "?recursive=true&expand=false"
 	var files []stager.RemoteFile
 	seen := make(map[string]bool)
@@ -62,6 +67,21 @@ func (s *Source) Files(ctx context.Context, m manifest.Model) ([]stager.RemoteFi
 		}
 	}
 	return files, s.access(ctx, m, files)
+}
+
+// mayRead asks whether this token's user may have the repository's files. A mirror may not know the
+// question: what is no answer to it is passed over.
+func (s *Source) mayRead(ctx context.Context, at ask) error {
+	r, data, err := s.call(ctx, http.MethodGet, s.Endpoint+"/api/models/"+at.repo+"/auth-check", at)
+	if err != nil {
+		return err
+	}
+	switch {
+	case r.StatusCode == http.StatusUnauthorized, r.StatusCode == http.StatusForbidden, r.StatusCode == http.StatusTooManyRequests,
+		r.StatusCode == http.StatusNotFound && r.Header.Get("X-Error-Code") != "":
+		return s.refused(r, data, at)
+	}
+	return nil
 }
 
 // access asks for the largest file, whose bytes are what it is about.

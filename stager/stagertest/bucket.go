@@ -199,10 +199,13 @@ func (s *Store) Copy(ctx context.Context, from, key string, size int64, sum uint
 	})
 }
 
-// Open reads an object.
-func (s *Store) Open(ctx context.Context, key string) (io.ReadCloser, error) {
+// Open reads a range of an object.
+func (s *Store) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
 	data, _, err := s.Get(ctx, key, 1<<40)
-	return io.NopCloser(bytes.NewReader(data)), err
+	if n < 0 {
+		n = int64(len(data)) - off
+	}
+	return io.NopCloser(io.NewSectionReader(bytes.NewReader(data), off, n)), err
 }
 
 // List iterates over objects.
@@ -259,6 +262,18 @@ func (s *Store) Remove(ctx context.Context, listed stager.Object) error {
 // Upload begins or continues an upload.
 func (s *Store) Upload(ctx context.Context, key, dir string, size int64) (stager.Upload, error) {
 	u := &upload{store: s, key: key, dir: dir, size: size}
+	return u, u.list(ctx)
+}
+
+// Peek returns the parts of an upload.
+func (s *Store) Peek(ctx context.Context, key, dir string) ([]stager.Part, error) {
+	u := &upload{store: s, key: key, dir: dir}
+	err := u.list(ctx)
+	return u.parts, err
+}
+
+func (u *upload) list(ctx context.Context) error {
+	s, dir := u.store, u.dir
 	err := s.read(ctx, func() error {
 		for k, o := range s.bucket.objects {
 			var p stager.Part
@@ -272,7 +287,7 @@ func (s *Store) Upload(ctx context.Context, key, dir string, size int64) (stager
 		return nil
 	})
 	slices.SortFunc(u.parts, func(a, b stager.Part) int { return cmp.Compare(a.Offset, b.Offset) })
-	return u, err
+	return err
 }
 
 type upload struct {

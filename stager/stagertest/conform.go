@@ -2,13 +2,16 @@ package stagertest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -49,12 +52,23 @@ func Bytes(n int) []byte {
 	return data
 }
 
+// Safetensors returns a file of n bytes, at least 100, with one tensor that looks random.
+func Safetensors(n int) []byte {
+	header := func(data int) string {
+		return fmt.Sprintf(`{"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}`, data, data)
+	}
+	const length = 88 // with spaces behind the JSON
+	text := fmt.Sprintf("%-*s", length, header(n-8-length))
+	file := append(binary.LittleEndian.AppendUint64(nil, length), text...)
+	return append(file, Bytes(n-len(file))...)
+}
+
 func objects(t *testing.T, open func() stager.Store) {
 	s, ctx := open(), t.Context()
 	if _, _, err := s.Get(ctx, key, 10); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Get of nothing: %v", err)
 	}
-	if r, err := s.Open(ctx, key); err == nil {
+	if r, err := s.Open(ctx, key, 0, -1); err == nil {
 		r.Close()
 		t.Error("Open of nothing succeeds")
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -77,6 +91,29 @@ func objects(t *testing.T, open func() stager.Store) {
 		}
 		if got := read(t, s, key); !bytes.Equal(got, data) {
 			t.Errorf("%s: Open reads %d bytes", key, len(got))
+		}
+		ranges(t, s, key, data)
+	}
+}
+
+// ranges reads at the edges of an object, and across its end.
+func ranges(t *testing.T, s stager.Store, key string, data []byte) {
+	size := int64(len(data))
+	for _, r := range [][2]int64{{0, 1}, {0, size}, {0, size + 1}, {1, size - 1}, {size - 1, 1}, {size - 1, 5}, {size / 2, size / 3}, {size / 2, -1}} {
+		off, n := r[0], r[1]
+		if off < 0 || off >= size || n == 0 {
+			continue
+		}
+		want := data[off:]
+		if n >= 0 {
+			want = data[off:min(off+n, size)]
+		}
+		rd, err := s.Open(t.Context(), key, off, n)
+		must(t, err)
+		got, err := io.ReadAll(rd)
+		must(t, rd.Close())
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes from %d: read %d, %v", key, n, off, len(got), err)
 		}
 	}
 }
@@ -330,11 +367,19 @@ func uploadLater(t *testing.T, open func() stager.Store) {
 	}
 	must(t, u.Close())
 	s := open()
+	peeked, err := s.(interface {
+		Peek(ctx context.Context, key, dir string) ([]stager.Part, error)
+	}).Peek(t.Context(), key, dir)
+	must(t, err)
 	if u, err = s.Upload(t.Context(), key, dir, int64(len(data))); err != nil {
 		t.Fatal(err)
 	}
 	defer u.Close()
 	left := u.Parts()
+	slices.SortFunc(peeked, func(a, b stager.Part) int { return cmp.Compare(a.Offset, b.Offset) })
+	if !reflect.DeepEqual(peeked, left) {
+		t.Errorf("Peek says %v, Upload %v", peeked, left)
+	}
 	if len(left) != 3 {
 		t.Fatalf("%d parts are left", len(left))
 	}
@@ -516,7 +561,7 @@ func must(t testing.TB, err error) {
 
 func read(t testing.TB, s stager.Store, key string) []byte {
 	t.Helper()
-	r, err := s.Open(context.Background(), key)
+	r, err := s.Open(context.Background(), key, 0, -1)
 	must(t, err)
 	defer r.Close()
 	data, err := io.ReadAll(r)

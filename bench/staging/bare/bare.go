@@ -108,14 +108,15 @@ func (b *copier) plan(ctx context.Context) ([]part, error) {
 		return nil, err
 	}
 	files, err := source.Files(ctx, at.Model)
-	if err == nil {
-		files, err = stager.Choose(files)
+	if err != nil {
+		return nil, err
 	}
+	chosen, err := stager.Choose(files, stager.Selection{})
 	if err != nil {
 		return nil, err
 	}
 	var parts []part
-	for _, f := range files {
+	for _, f := range chosen.Files {
 		u, err := b.locate(ctx, b.Hub+"/"+b.Repo+"/resolve/"+at.Model.Commit+"/"+f.Path)
 		if err != nil {
 			return nil, err

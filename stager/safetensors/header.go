@@ -2,11 +2,14 @@
 //
 // A file is eight bytes (the header's length, little-endian), that many bytes of JSON and the
 // tensors' bytes. The rules are those of the format's reference reader: the length is at most 100 MB,
-// no name comes twice, each tensor has as many bytes as its shape and type ask for, and the tensors
-// cover the rest of the file with no hole and no overlap. Whatever breaks one is an error that wraps
-// [ErrInvalid] and names the tensor, so a header from anywhere can be read.
+// the JSON is UTF-8, each tensor has as many bytes as its shape and type ask for, and the tensors
+// cover the rest of the file with no hole and no overlap. (It asks for no alignment: its writer pads the
+// header to 8 bytes, its reader takes any length.) Stricter than that reader, no name and no key comes
+// twice or is unknown. Whatever breaks a rule is an error that wraps [ErrInvalid] and names the tensor,
+// so a header from anywhere can be read.
 //
-// Source: https://huggingface.co/docs/safetensors and its reader, version 0.8.
+// Source: https://huggingface.co/docs/safetensors and safetensors/src/tensor.rs (read_metadata, validate)
+// in https://github.com/huggingface/safetensors.
 package safetensors
 
 import (
@@ -20,6 +23,8 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+	"strings"
+	"unicode/utf8"
 )
 
 // MaxHeader is the largest length in bytes that the format allows for the JSON.
@@ -53,15 +58,24 @@ func Read(r io.ReaderAt, size int64) (*Header, error) {
 	if err := readFull(r, length[:], 0); err != nil {
 		return nil, fmt.Errorf("reading the header's length: %w", err)
 	}
-	n := binary.LittleEndian.Uint64(length[:])
-	if n > MaxHeader || int64(n) > size-8 {
-		return nil, fmt.Errorf("%w: header of %d bytes in a file of %d", ErrInvalid, n, size)
+	n, err := Length(length, size)
+	if err != nil {
+		return nil, err
 	}
 	text := make([]byte, n)
 	if err := readFull(r, text, 8); err != nil {
 		return nil, fmt.Errorf("reading the header: %w", err)
 	}
 	return Parse(text, size)
+}
+
+// Length reads the first eight bytes of a file of size bytes: how many bytes of JSON follow.
+func Length(first [8]byte, size int64) (int64, error) {
+	n := binary.LittleEndian.Uint64(first[:])
+	if n > MaxHeader || int64(n) > size-8 {
+		return 0, fmt.Errorf("%w: header of %d bytes in a file of %d", ErrInvalid, n, size)
+	}
+	return int64(n), nil
 }
 
 // readFull fills p; a file that ends before is io.ErrUnexpectedEOF.
@@ -85,6 +99,9 @@ func Parse(text []byte, size int64) (*Header, error) {
 	if len(text) == 0 || text[0] != '{' {
 		return nil, fmt.Errorf("%w: the header does not begin with {", ErrInvalid)
 	}
+	if !utf8.Valid(text) {
+		return nil, fmt.Errorf("%w: the header is not UTF-8", ErrInvalid)
+	}
 	if err := h.parse(text); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
@@ -104,7 +121,10 @@ func (h *Header) parse(text []byte) error {
 		}
 		seen[key] = true
 		if key == "__metadata__" {
-			return d.Decode(&h.Metadata)
+			return h.metadata(d)
+		}
+		if strings.ContainsRune(key, 0) {
+			return fmt.Errorf("tensor %q has a null in its name", clip(key))
 		}
 		t, err := h.tensor(d, key)
 		if err != nil {
@@ -118,6 +138,42 @@ func (h *Header) parse(text []byte) error {
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return errors.New("there is more after the header's object")
+	}
+	return nil
+}
+
+// metadata reads a map of strings, or null.
+func (h *Header) metadata(d *json.Decoder) error {
+	var m map[string]*string
+	if err := d.Decode(&m); err != nil {
+		return fmt.Errorf("__metadata__: %w", err)
+	}
+	if m != nil {
+		h.Metadata = make(map[string]string, len(m))
+	}
+	for k, v := range m {
+		if v == nil || strings.ContainsRune(k+*v, 0) {
+			return fmt.Errorf("__metadata__: %q has no string, or one with a null", clip(k))
+		}
+		h.Metadata[k] = *v
+	}
+	return nil
+}
+
+// counts reads a list of numbers. (A null among them would leave a zero behind in a plain list.)
+func counts(d *json.Decoder, into *[]uint64) error {
+	var list []*uint64
+	if err := d.Decode(&list); err != nil {
+		return err
+	}
+	if list != nil {
+		*into = make([]uint64, len(list))
+	}
+	for i, n := range list {
+		if n == nil {
+			return errors.New("null where a number should be")
+		}
+		(*into)[i] = *n
 	}
 	return nil
 }
@@ -136,9 +192,9 @@ func (h *Header) tensor(d *json.Decoder, name string) (Tensor, error) {
 		case "dtype":
 			return d.Decode(&t.DType)
 		case "shape":
-			return d.Decode(&shape)
+			return counts(d, &shape)
 		case "data_offsets":
-			return d.Decode(&offsets)
+			return counts(d, &offsets)
 		}
 		return fmt.Errorf("unknown key %q", clip(key))
 	})
@@ -205,6 +261,7 @@ func (h *Header) cover(size int64) error {
 // bitsOf is the width of each type of the format.
 var bitsOf = map[string]uint64{
 	"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
+	"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
 	"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64,
 }
 

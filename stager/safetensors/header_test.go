@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/headstart-serving/headstart/bench/replay/safetensors"
+	"github.com/headstart-serving/headstart/stager/safetensors"
 )
 
 // file makes a file of a header's text and n bytes of data.
@@ -53,6 +53,9 @@ func TestLegal(t *testing.T) {
 		"empties at one byte": {`{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"c":{"dtype":"U8","shape":[0,9],"data_offsets":[1,1]}}`, 1},
 		"half bytes":          {`{"a":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}`, 2},
 		"other order of keys": {`{"a":{"data_offsets":[0,8],"shape":[1],"dtype":"I64"}}`, 8},
+		"metadata null":       {`{"__metadata__":null}`, 0},
+		"header not aligned":  {`{"a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}} `, 8},
+		"FNUZ":                {`{"a":{"dtype":"F8_E4M3FNUZ","shape":[3],"data_offsets":[0,3]}}`, 3},
 		"metadata last":       {`{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"__metadata__":{}}`, 1},
 	} {
 		b := file(c.text, c.data)
@@ -93,6 +96,14 @@ func TestIllegal(t *testing.T) {
 		"hole":                {`{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}`, 3, `"b" begins`},
 		"overlap":             {`{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}`, 3, `"b" begins`},
 		"past the end":        {tensor(`{"dtype":"U8","shape":[2],"data_offsets":[0,2]}`), 1, "the file at"},
+		"shape of null":       {tensor(`{"dtype":"U8","shape":[null],"data_offsets":[0,0]}`), 0, "null"},
+		"offsets of null":     {tensor(`{"dtype":"U8","shape":[0],"data_offsets":[null,null]}`), 0, "null"},
+		"fraction":            {tensor(`{"dtype":"U8","shape":[1.0],"data_offsets":[0,1]}`), 1, "cannot unmarshal"},
+		"type null":           {tensor(`{"dtype":null,"shape":[1],"data_offsets":[0,1]}`), 1, `unknown dtype`},
+		"null in a name":      {`{"a\u0000b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}`, 1, "null in its name"},
+		"not UTF-8":           {"{\"\xff\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "UTF-8"},
+		"metadata of null":    {`{"__metadata__":{"a":null}}`, 0, "no string"},
+		"null in metadata":    {`{"__metadata__":{"a":"b\u0000"}}`, 0, "null"},
 		"metadata of numbers": {`{"__metadata__":{"a":1}}`, 0, "cannot unmarshal"},
 	} {
 		b := file(c.text, c.data)
