@@ -37,7 +37,7 @@ func (s *Source) throughXet(r *http.Response, m manifest.Model, f stager.RemoteF
 		return nil, nil
 	}
 	if s.DisableXet {
-		return nil, stager.Fail(manifest.ErrInvalid, "%s of %d bytes is to be had through Xet alone: unset HF_HUB_DISABLE_XET", f.Path, f.Size)
+		return nil, stager.Fail(errors.ErrUnsupported, "%s of %d bytes is to be had through Xet alone: unset HF_HUB_DISABLE_XET", f.Path, f.Size)
 	}
 	route := authRoute(r.Header)
 	if !xet.ValidHash(hash) || route == "" {

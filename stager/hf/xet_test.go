@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/headstart-serving/headstart/manifest"
 	"github.com/headstart-serving/headstart/stager/hf"
 	"github.com/headstart-serving/headstart/stager/hub"
 	"github.com/headstart-serving/headstart/stager/hub/xorb"
@@ -223,7 +222,7 @@ func TestWhenXet(t *testing.T) {
 			s.SetCAS(cas.URL)
 			err := s.all(t.Context())
 			if err != nil {
-				if !strings.Contains(err.Error(), c.want) || !errors.Is(err, manifest.ErrInvalid) {
+				if !strings.Contains(err.Error(), c.want) || !errors.Is(err, errors.ErrUnsupported) {
 					t.Errorf("%v, want %q", err, c.want)
 				}
 				return
