@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headstart-serving/headstart/manifest"
+	"github.com/headstart-serving/headstart/stager"
 	"github.com/headstart-serving/headstart/stager/hf"
 	"github.com/headstart-serving/headstart/stager/hub"
 	"github.com/headstart-serving/headstart/stager/hub/xorb"
@@ -281,5 +284,59 @@ func TestXetCorrupted(t *testing.T) {
 		if err != nil || len(got) != len(s.repo[weight]) {
 			t.Errorf("%v: %d bytes, %v", c, len(got), err)
 		}
+	}
+}
+
+// TestXetWaits as long as the store, or the host of a xorb, asks for.
+func TestXetWaits(t *testing.T) {
+	for _, call := range []string{"GET /v2/reconstructions/", "GET /xorbs/"} {
+		var log strings.Builder
+		s := serveXet(t, hub.Config{}, hf.Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		f := s.remote(t, weight)
+		s.Plan(on(call), "return-503,header=Retry-After:1")
+		if _, err := s.read(t.Context(), f, 0, f.Size); err != nil || !strings.Contains(log.String(), "asks to wait") {
+			t.Errorf("%s: %v, %q", call, err, log.String())
+		}
+	}
+}
+
+// TestXetKnowsLess is a store that says the file is shorter.
+func TestXetKnowsLess(t *testing.T) {
+	s := serveXet(t, hub.Config{}, hf.Config{})
+	f := s.remote(t, weight)
+	s.Plan(on("GET /v2/"), "return-416")
+	var mismatch *manifest.MismatchError
+	if _, err := s.read(t.Context(), f, 0, f.Size); !errors.As(err, &mismatch) || mismatch.Path != weight {
+		t.Error(err)
+	}
+}
+
+// TestXetWrongClock is a machine whose clock is hours ahead: every token seems to have ended.
+func TestXetWrongClock(t *testing.T) {
+	s := serveXet(t, hub.Config{Now: func() time.Time { return time.Now().Add(-3 * time.Hour) }}, hf.Config{})
+	f := s.remote(t, weight)
+	for range 5 {
+		if _, err := s.read(t.Context(), f, 0, 1000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(strings.Join(s.requests(), "\n"), "xet-read-token"); n != 1 {
+		t.Errorf("asked for a token %d times", n)
+	}
+}
+
+// TestMirrorOfXet passes on what the Hub says of Xet and has the bytes itself.
+func TestMirrorOfXet(t *testing.T) {
+	data := bytes.Repeat([]byte("mirror"), 100)
+	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Repo-Commit", commit)
+		w.Header().Set("X-Xet-Hash", strings.Repeat("0", 64))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+	}))
+	defer mirror.Close()
+	s := &served{Source: source(t, hf.Config{Endpoint: mirror.URL})}
+	f := stager.RemoteFile{Path: weight, Size: int64(len(data)), SHA256: new(manifest.Digest)}
+	if got, err := s.read(t.Context(), f, 0, f.Size); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }

@@ -292,3 +292,22 @@ func TestTermsThatRepeat(t *testing.T) {
 		t.Errorf("%d requests: %q", n, f.asked)
 	}
 }
+
+// TestAlive says of every arrival that it came, also of bytes that are read for nothing.
+func TestAlive(t *testing.T) {
+	f := serve(t, example(6000), xorb.Config{Chunk: 1000})
+	f.plan = func(d map[string]any) {
+		first(d, "terms")["range"], first(d, "terms")["unpacked_length"] = pair(5, 6), 1000
+		piece(d)["url"] = "https://cdn.test/0?range=0-6047"
+		ranges(d)["chunks"], ranges(d)["bytes"] = pair(0, 6), pair(0, 6047)
+	}
+	count := 0
+	r, err := f.client().Open(t.Context(), token(), hash, 0, 1000, func() { count++ })
+	if err != nil || count != 1 {
+		t.Fatalf("%d times for the plan, %v", count, err)
+	}
+	defer r.Close()
+	if _, err := r.Read(make([]byte, 1000)); err != nil || count < 1+1+12 {
+		t.Errorf("%d times for a plan, an answer, and header and body of six chunks; %v", count, err)
+	}
+}
