@@ -11,6 +11,7 @@ import (
 	"github.com/headstart-serving/headstart/manifest"
 	"github.com/headstart-serving/headstart/stager"
 	"github.com/headstart-serving/headstart/stager/file"
+	"github.com/headstart-serving/headstart/stager/hf"
 )
 
 // childVariable makes the test binary a process that stages into the directory it names.
@@ -24,8 +25,13 @@ func child(dir string) int {
 		return 1
 	}
 	r := smallRepo()
+	source, err := childSource(r)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	in := bufio.NewReader(os.Stdin)
-	s := stager.New(stager.Config{Source: &memory{repo: r}, Store: store, ChunkSize: chunkSize, Progress: func(e stager.Event) {
+	s := stager.New(stager.Config{Source: source, Store: store, ChunkSize: chunkSize, Progress: func(e stager.Event) {
 		fmt.Println(e.Kind, e.Path)
 		in.ReadString('\n')
 	}})
@@ -36,14 +42,28 @@ func child(dir string) int {
 	return 0
 }
 
+// hubVariable lets the child stage from the Hub that it names.
+const hubVariable = "HEADSTART_TEST_STAGE_FROM"
+
+func childSource(r *repo) (stager.Source, error) {
+	if hub := os.Getenv(hubVariable); hub != "" {
+		return hf.New(hf.Config{Endpoint: hub})
+	}
+	return &memory{repo: r}, nil
+}
+
 // TestKilled kills a real process with SIGKILL at each of its events, and lets another one go on.
 func TestKilled(t *testing.T) {
-	r := smallRepo()
+	killed(t, smallRepo(), "", func() stager.Source { return &memory{repo: smallRepo()} })
+}
+
+// killed stages r from hub ("": from memory) in a process, and what that leaves from the source.
+func killed(t *testing.T, r *repo, hub string, source func() stager.Source) {
 	kills := 0
 	for at, done := 0, false; !done; at++ {
 		dir := t.TempDir()
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), childVariable+"="+dir)
+		cmd.Env = append(os.Environ(), childVariable+"="+dir, hubVariable+"="+hub)
 		cmd.Stderr = os.Stderr
 		in, err := cmd.StdinPipe()
 		if err != nil {
@@ -69,7 +89,7 @@ func TestKilled(t *testing.T) {
 		}
 		done = cmd.Wait() == nil // there were fewer events
 		store := openDir(t, dir)
-		result, err := newStager(&memory{repo: r}, store).Stage(t.Context(), manifest.Reference{Repo: r.name})
+		result, err := newStager(source(), store).Stage(t.Context(), manifest.Reference{Repo: r.name})
 		if err != nil {
 			t.Errorf("after event %d: %v", at, err)
 		}

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs Python's huggingface_hub and transformers against the embedded Hub: one line a check,
+# Runs Python's huggingface_hub, hf_xet and transformers against the embedded Hub: one line a check,
 # exit status 1 when one failed. Needs Go, Python 3.11 or later and, the first time, a package index.
 # HEADSTART names a binary that is built already.
 set -eu
@@ -29,15 +29,30 @@ PY
 
 cd "$here/../.."
 [ -n "${HEADSTART:-}" ] || go build -o "$work/headstart" ./cmd/headstart
-"${HEADSTART:-$work/headstart}" hub --dir "$work/models" --gated org/gated --model gemma-3-270m >"$work/url" 2>"$work/log" &
-server=$!
-until [ -s "$work/url" ]; do
-	kill -0 $server 2>/dev/null || { cat "$work/log" >&2; exit 1; }
-	sleep 0.05
-done
-url=$(head -n 1 "$work/url")
+
+# serve ARGUMENTS…: starts a Hub and sets url
+serve() {
+	[ -z "$server" ] || { kill $server; wait $server || true; }
+	rm -f "$work/url"
+	"${HEADSTART:-$work/headstart}" hub --dir "$work/models" --gated org/gated --model gemma-3-270m "$@" >"$work/url" 2>"$work/log" &
+	server=$!
+	until [ -s "$work/url" ]; do
+		kill -0 $server 2>/dev/null || { cat "$work/log" >&2; exit 1; }
+		sleep 0.05
+	done
+	url=$(head -n 1 "$work/url")
+}
+
+# check SCRIPT ARGUMENTS…: the script says what it checks
+check() {
+	script=$1
+	shift
+	"$bin/python" "$here/$script" "$url" "$work/models" "$@" 2>"$work/errors" || { cat "$work/errors" >&2; status=1; }
+}
 
 status=0
-"$bin/python" "$here/hub_client.py" "$url" "$work/models" 2>"$work/errors" || status=1
-[ $status = 0 ] || cat "$work/errors" >&2
+serve
+check hub_client.py
+serve --xet mixed --log-requests
+check xet_client.py "$work/log"
 exit $status

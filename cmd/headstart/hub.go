@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
@@ -10,11 +11,14 @@ import (
 
 	"github.com/headstart-serving/headstart/stager/hub"
 	"github.com/headstart-serving/headstart/stager/hub/gemma"
+	"github.com/headstart-serving/headstart/stager/hub/xorb"
 )
 
 func newHubCommand(p process) *cobra.Command {
 	var models, gated []string
-	var dir, addr string
+	var dir, addr, xet string
+	var bridge int64
+	var verbose bool
 	var seed uint64
 	cmd := &cobra.Command{
 		Use:   "hub",
@@ -22,7 +26,8 @@ func newHubCommand(p process) *cobra.Command {
 		Long: `hub serves model repositories on the wire of the Hugging Face Hub until it is interrupted.
 Its URL is the first line on stdout. --model serves a synthetic Gemma 3 with the file names,
 shapes and sizes of the real one and a working tokenizer, made while it is sent;
---dir serves the folders ORG/NAME below a folder.`,
+--dir serves the folders ORG/NAME below a folder. With --xet, LFS files are offered by their content
+too, as the Hub does it; then each is read once when somebody first lists or asks for it.`,
 		Example: `  headstart hub --model gemma-3-270m --model gemma-3-27b
   headstart hub --dir ~/models --listen 127.0.0.1:8080
   HF_ENDPOINT=http://127.0.0.1:8080 hf download google/gemma-3-270m-it`,
@@ -31,7 +36,11 @@ shapes and sizes of the real one and a working tokenizer, made while it is sent;
 			if len(models) == 0 && dir == "" {
 				return usageError{errors.New("nothing to serve: give --model or --dir")}
 			}
-			cfg := hub.Config{Policies: map[string]hub.Policy{}, Log: p.logger(slog.LevelInfo)}
+			level := slog.LevelInfo
+			if verbose {
+				level = slog.LevelDebug
+			}
+			cfg := hub.Config{Policies: map[string]hub.Policy{}, Log: p.logger(level)}
 			for _, repo := range gated {
 				cfg.Policies[repo] = hub.Policy{Gated: "manual"}
 			}
@@ -44,6 +53,9 @@ shapes and sizes of the real one and a working tokenizer, made while it is sent;
 					return err
 				}
 			}
+			if cfg.Xet, err = xetConfig(xet, bridge); err != nil {
+				return usageError{err}
+			}
 			s := hub.New(cfg, repos...)
 			host, _, err := net.SplitHostPort(addr)
 			if err != nil {
@@ -54,15 +66,41 @@ shapes and sizes of the real one and a working tokenizer, made while it is sent;
 				return err
 			}
 			s.SetCDN(cdn.URL())
-			return p.announce(cmd.Context(), addr, s.Handler(), cdn)
+			if cfg.Xet == nil {
+				return p.announce(cmd.Context(), addr, s.Handler(), cdn)
+			}
+			cas, err := listen(cmd.Context(), net.JoinHostPort(host, "0"), s.CAS())
+			if err != nil {
+				return err
+			}
+			s.SetCAS(cas.URL())
+			return p.announce(cmd.Context(), addr, s.Handler(), cdn, cas)
 		},
 	}
 	cmd.Flags().StringArrayVar(&models, "model", nil, "synthetic `NAME`: gemma-3-270m, -1b, -4b, -12b or -27b; may repeat")
 	cmd.Flags().Uint64Var(&seed, "seed", 0, "what the synthetic weights are made from")
 	cmd.Flags().StringVar(&dir, "dir", "", "`FOLDER` of repositories ORG/NAME")
 	cmd.Flags().StringArrayVar(&gated, "gated", nil, "`REPO` whose files nobody was granted; may repeat")
+	cmd.Flags().StringVar(&xet, "xet", "", "offer Xet with chunks packed so: none, lz4, bg4 or mixed `PACKING`")
+	cmd.Flags().Int64Var(&bridge, "xet-only-above", 0, "files of more than `BYTES` are to be had through Xet alone; 0 is the Hub's limit of 50 GB")
+	cmd.Flags().BoolVar(&verbose, "log-requests", false, "log every request on stderr, without its query: a signed URL is a key")
 	cmd.Flags().StringVar(&addr, "listen", "127.0.0.1:0", "`HOST:PORT` to listen on; port 0 takes a free one")
 	return cmd
+}
+
+// xetConfig reads --xet and --xet-only-above.
+func xetConfig(packing string, bridge int64) (*hub.Xet, error) {
+	if packing == "" {
+		if bridge != 0 {
+			return nil, errors.New("--xet-only-above needs --xet")
+		}
+		return nil, nil
+	}
+	schemes, err := xorb.ParseScheme(packing)
+	if err != nil {
+		return nil, fmt.Errorf("--xet: %w", err)
+	}
+	return &hub.Xet{Packing: xorb.Config{Schemes: schemes}, Bridge: bridge}, nil
 }
 
 // syntheticRepos makes a repository for each name: "gemma-3-1b", with or without google/ and -it.

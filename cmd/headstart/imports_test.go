@@ -26,7 +26,8 @@ var rules = []rule{
 	{"cmd/...", []string{"stager/...", "loader/...", "csi/...", "diskimage/...", "bench/..."}, nil},
 	{"stager/bucket", nil, nil}, // a server that any client talks to: it knows no client of ours
 	{"stager/hub/...", []string{"stager/hub/..."}, nil},
-	{"stager/hf", []string{"stager"}, []string{"stager/..."}},
+	{"stager/hf", []string{"stager", "stager/hf/xet"}, []string{"stager/..."}},
+	{"stager/hf/xet", nil, []string{"stager/..."}},
 	{"stager/gcs", []string{"stager"}, []string{"stager/..."}},
 	{"stager/file", []string{"stager"}, []string{"stager/..."}},
 	{"stager/dir", []string{"stager"}, []string{"stager/..."}},

@@ -22,6 +22,7 @@ import (
 	"github.com/headstart-serving/headstart/stager/bucket"
 	"github.com/headstart-serving/headstart/stager/hub"
 	"github.com/headstart-serving/headstart/stager/stagertest"
+	"github.com/headstart-serving/headstart/stager/hub/xorb"
 )
 
 func TestMain(m *testing.M) {
@@ -73,7 +74,7 @@ type services struct {
 type servicesKey struct{}
 
 // setup starts a Hub with the repositories of a folder below acme/, each with a policy by its name,
-// and a bucket "models", for one script.
+// another that has large files in Xet alone at XET_ENDPOINT, and a bucket "models", for one script.
 func setup(env *testscript.Env) error {
 	root := filepath.Join(env.WorkDir, "hub")
 	for _, name := range []string{"tiny", "gated", "disabled", "private"} {
@@ -109,8 +110,13 @@ func setup(env *testscript.Env) error {
 	}
 	api, cdn, objects := httptest.NewServer(h.Handler()), httptest.NewServer(h.CDN()), httptest.NewServer(b)
 	h.SetCDN(cdn.URL)
+	xet := hub.New(hub.Config{Find: dir, Xet: &hub.Xet{Bridge: 1, Packing: xorb.Config{Schemes: []xorb.Scheme{xorb.Plain, xorb.LZ4, xorb.ByteGroups}}}})
+	xetAPI, xetCDN, cas := httptest.NewServer(xet.Handler()), httptest.NewServer(xet.CDN()), httptest.NewServer(xet.CAS())
+	xet.SetCDN(xetCDN.URL)
+	xet.SetCAS(cas.URL)
+	env.Setenv("XET_ENDPOINT", xetAPI.URL)
 	env.Defer(func() {
-		for _, s := range []*httptest.Server{api, cdn, objects} {
+		for _, s := range []*httptest.Server{api, cdn, objects, xetAPI, xetCDN, cas} {
 			s.CloseClientConnections()
 			s.Close()
 		}

@@ -101,6 +101,9 @@ func (b *body) try(p []byte) (int, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	b.Close()
+	if errors.As(err, new(*lost)) || errors.As(err, new(*manifest.MismatchError)) {
+		return 0, err
+	}
 	return 0, &lost{error: err}
 }
 
@@ -144,13 +147,16 @@ func (b *body) Close() error {
 
 // open connects for the bytes from at to end. Its timer runs until the stream is closed.
 func (s *Source) open(ctx context.Context, m manifest.Model, f stager.RemoteFile, at, end int64) (*stream, error) {
-	u, err := s.locate(ctx, m, f)
+	p, err := s.locate(ctx, m, f)
 	if err != nil {
 		return nil, err
 	}
+	if p.xet != nil {
+		return s.openXet(ctx, m, f, p.xet, at, end)
+	}
 	own, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(s.Stall, func() { cancel(errStalled) })
-	r, err := s.get(own, u, m, f, at, end)
+	r, err := s.get(own, p.url, m, f, at, end)
 	if err == nil {
 		err = s.check(r, m, f, at, end)
 	}
@@ -165,7 +171,7 @@ func (s *Source) open(ctx context.Context, m manifest.Model, f stager.RemoteFile
 		cancel(nil)
 		var l *lost
 		if errors.As(err, &l) && l.stale {
-			s.forget(ctx, m, f, u)
+			s.forget(ctx, m, f, p)
 		}
 		return nil, err
 	}

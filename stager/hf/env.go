@@ -16,14 +16,14 @@ import (
 // FromEnv reads the variables of huggingface_hub: HF_ENDPOINT; the token from HF_TOKEN,
 // HUGGING_FACE_HUB_TOKEN or the file HF_TOKEN_PATH, $HF_HOME/token, $XDG_CACHE_HOME/huggingface/token or
 // ~/.cache/huggingface/token, unless HF_HUB_DISABLE_IMPLICIT_TOKEN is set; HF_HUB_DOWNLOAD_TIMEOUT in
-// seconds; HF_HUB_USER_AGENT_ORIGIN. With HF_HUB_OFFLINE it fails, since there is nothing to stage from.
+// seconds; HF_HUB_DISABLE_XET; HF_HUB_USER_AGENT_ORIGIN. With HF_HUB_OFFLINE it fails, since there is nothing to stage from.
 func FromEnv(getenv func(string) string) (Config, error) {
 	for _, name := range []string{"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"} {
 		if isTrue(getenv(name)) {
 			return Config{}, fmt.Errorf("%s forbids to ask the Hub: unset it to stage from there", name)
 		}
 	}
-	c := Config{Endpoint: getenv("HF_ENDPOINT"), UserAgent: "headstart"}
+	c := Config{Endpoint: getenv("HF_ENDPOINT"), UserAgent: "headstart", DisableXet: isTrue(getenv("HF_HUB_DISABLE_XET"))}
 	if origin := getenv("HF_HUB_USER_AGENT_ORIGIN"); origin != "" {
 		c.UserAgent += "; origin/" + origin
 	}

@@ -17,7 +17,13 @@ import (
 // only.
 type location struct {
 	asking chan struct{} // held by the one who asks for it
-	url    *url.URL      // nil: not known
+	place  *place        // nil: not known
+}
+
+// place is one of two: a URL, or a name in the content-addressed store.
+type place struct {
+	url *url.URL
+	xet *pointer
 }
 
 type locations struct {
@@ -38,7 +44,7 @@ func (l *locations) at(key string) *location {
 }
 
 // locate returns where the file's bytes are. It asks the Hub once for all ranges of a file.
-func (s *Source) locate(ctx context.Context, m manifest.Model, f stager.RemoteFile) (*url.URL, error) {
+func (s *Source) locate(ctx context.Context, m manifest.Model, f stager.RemoteFile) (*place, error) {
 	l := s.locations.at(m.Object(f.Path))
 	select {
 	case l.asking <- struct{}{}:
@@ -46,23 +52,23 @@ func (s *Source) locate(ctx context.Context, m manifest.Model, f stager.RemoteFi
 		return nil, context.Cause(ctx)
 	}
 	defer func() { <-l.asking }()
-	if l.url == nil {
-		u, err := s.resolve(ctx, m, f)
+	if l.place == nil {
+		p, err := s.resolve(ctx, m, f)
 		if err != nil {
 			return nil, err
 		}
-		l.url = u
+		l.place = p
 	}
-	return l.url, nil
+	return l.place, nil
 }
 
 // forget drops a location that turned out to be stale.
-func (s *Source) forget(ctx context.Context, m manifest.Model, f stager.RemoteFile, stale *url.URL) {
+func (s *Source) forget(ctx context.Context, m manifest.Model, f stager.RemoteFile, stale *place) {
 	l := s.locations.at(m.Object(f.Path))
 	select {
 	case l.asking <- struct{}{}:
-		if l.url == stale {
-			l.url = nil
+		if l.place == stale {
+			l.place = nil
 		}
 		<-l.asking
 	case <-ctx.Done():
@@ -70,7 +76,7 @@ func (s *Source) forget(ctx context.Context, m manifest.Model, f stager.RemoteFi
 }
 
 // resolve asks the Hub for a file, and compares what it says with what its listing said.
-func (s *Source) resolve(ctx context.Context, m manifest.Model, f stager.RemoteFile) (*url.URL, error) {
+func (s *Source) resolve(ctx context.Context, m manifest.Model, f stager.RemoteFile) (*place, error) {
 	at := ask{repo: m.Repo, revision: m.Commit, path: f.Path}
 	r, data, err := s.call(ctx, http.MethodHead, s.Endpoint+"/"+m.Repo+"/resolve/"+m.Commit+"/"+escapePath(f.Path), at)
 	if err != nil {
@@ -89,14 +95,17 @@ func (s *Source) resolve(ctx context.Context, m manifest.Model, f stager.RemoteF
 	if err := compare(r, f); err != nil {
 		return nil, err
 	}
+	if x, err := s.throughXet(r, m, f); x != nil || err != nil {
+		return &place{xet: x}, err
+	}
 	if r.StatusCode < 300 {
-		return r.Request.URL, nil
+		return &place{url: r.Request.URL}, nil
 	}
 	u, err := r.Request.URL.Parse(r.Header.Get("Location"))
 	if err != nil {
 		return nil, stager.Fail(manifest.ErrInvalid, "%s: the Hub redirects to something that is not a URL", f.Path)
 	}
-	return u, s.mayFollow(r.Request.URL, u, f)
+	return &place{url: u}, s.mayFollow(r.Request.URL, u, f)
 }
 
 // compare reports where the answer contradicts the listing.

@@ -5,6 +5,9 @@
 // Hub's own origin and to no other. A reader that loses its connection, or meets a signed URL that has
 // expired, goes on from the byte it had reached. What the Hub says is checked against what it said
 // before; what it sends is checked by the stager.
+//
+// Bytes come from the CDN, in ranges over plain HTTP. A file that is not to be had there comes from the
+// content-addressed store: package xet.
 package hf
 
 import (
@@ -23,6 +26,7 @@ import (
 
 	"github.com/headstart-serving/headstart/manifest"
 	"github.com/headstart-serving/headstart/stager"
+	"github.com/headstart-serving/headstart/stager/hf/xet"
 )
 
 // Config says which Hub is meant. FromEnv reads it from where the Hub's own client does.
@@ -37,6 +41,9 @@ type Config struct {
 	Wait    time.Duration                             // before the second try, doubling up to 8 times that; 0 is 1 s
 	Wrap    func(http.RoundTripper) http.RoundTripper // optional; around every request, for tests and counters
 	Patient time.Duration                             // the longest wait that a rate limit may ask for; 0 is 10 minutes
+
+	DisableXet bool  // a file that is to be had through Xet alone is then an error
+	XetAbove   int64 // bytes; larger files go through Xet where the Hub offers it; 0 is 50·10⁹
 }
 
 // Source is a Hub. It is safe for concurrent use.
@@ -46,6 +53,8 @@ type Source struct {
 	api       *retryablehttp.Client
 	bulk      http.RoundTripper
 	locations locations
+	xet       *xet.Client
+	tokens    tokens
 }
 
 // New returns a source. It makes no request.
@@ -70,6 +79,9 @@ func New(c Config) (*Source, error) {
 	if c.Tries == 0 {
 		c.Tries = 5
 	}
+	if c.XetAbove == 0 {
+		c.XetAbove = maxPlain
+	}
 	for d, or := range map[*time.Duration]time.Duration{&c.Stall: 30 * time.Second, &c.Wait: time.Second, &c.Patient: 10 * time.Minute} {
 		if *d == 0 {
 			*d = or
@@ -80,6 +92,7 @@ func New(c Config) (*Source, error) {
 		s.bulk = c.Wrap(s.bulk)
 	}
 	s.api = s.client()
+	s.xet = xet.New(s.bulk, c.UserAgent)
 	return s, nil
 }
 

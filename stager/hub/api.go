@@ -69,7 +69,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, who caller) error
 	}
 	switch {
 	case len(segments) > 2 && segments[0] == "api" && segments[1] == "models":
-		c.name, c.rest = splitName(segments[2:], "revision", "tree", "paths-info", "refs", "auth-check")
+		c.name, c.rest = splitName(segments[2:], "revision", "tree", "paths-info", "refs", "auth-check", "xet-read-token")
 		return s.model(c, post)
 	case post:
 		return &refusal{status: http.StatusMethodNotAllowed, message: "Method not allowed"}
@@ -109,6 +109,8 @@ func (s *Server) model(c *call, post bool) error {
 		return s.pathsInfo(c, c.rest[1])
 	case verb == "refs" && len(c.rest) == 1:
 		return s.refs(c)
+	case verb == "xet-read-token" && len(c.rest) == 2 && s.cfg.Xet != nil:
+		return s.xetToken(c, c.rest[1])
 	case verb == "auth-check":
 		return s.authCheck(c)
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -40,18 +39,22 @@ var cdnBase64 = base64.NewEncoding("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqr
 
 // sign returns the URL on the CDN at which the file can be had for a while, by anybody.
 func (s *Server) sign(r *http.Request, repo Repo, f *File, sum [32]byte) (string, error) {
+	// Not the sha256: the CDN knows content by a hash of its own, and so is its ETag.
+	id := sha256.Sum256(append([]byte("content "), sum[:]...))
+	path := fmt.Sprintf("/xet-bridge-us/%s/%x", repoID(repo.Name()), id)
+	query := "X-Xet-Cas-Uid=public&response-content-disposition=" + url.QueryEscape(disposition(f.Path))
+	return s.signed(r, path, query, object{repo: repo, file: f, etag: fmt.Sprintf(`"%x"`, id)})
+}
+
+// signed puts an object at a path of the CDN and returns the URL that opens it for a while.
+func (s *Server) signed(r *http.Request, path, query string, o object) (string, error) {
 	base, err := s.cdnBase(r)
 	if err != nil {
 		return "", err
 	}
-	// Not the sha256: the CDN knows content by a hash of its own, and so is its ETag.
-	id := sha256.Sum256(append([]byte("content "), sum[:]...))
-	path := fmt.Sprintf("/xet-bridge-us/%s/%x", repoID(repo.Name()), id)
 	s.mu.Lock()
-	s.objects[path] = object{repo: repo, file: f, etag: fmt.Sprintf(`"%x"`, id)}
+	s.objects[path] = o
 	s.mu.Unlock()
-
-	query := "X-Xet-Cas-Uid=public&response-content-disposition=" + url.QueryEscape(disposition(f.Path))
 	var p grant
 	p.Statement[0].Resource = path + "?" + query
 	expires := s.cfg.Now().Add(s.cfg.Signed).Unix()
@@ -73,14 +76,24 @@ func (s *Server) mac(raw []byte) []byte {
 // cdnBase returns scheme and host of the CDN for the client of r.
 func (s *Server) cdnBase(r *http.Request) (string, error) {
 	s.mu.RLock()
-	base := s.cdn
-	s.mu.RUnlock()
+	defer s.mu.RUnlock()
+	return hostBase(r, s.cdn, "CDN")
+}
+
+// casBase returns scheme and host of the CAS for the client of r.
+func (s *Server) casBase(r *http.Request) (string, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return hostBase(r, s.cas, "CAS")
+}
+
+func hostBase(r *http.Request, base, what string) (string, error) {
 	if base == "" {
-		return "", errors.New("this Hub was not told where its CDN is")
+		return "", fmt.Errorf("this Hub was not told where its %s is", what)
 	}
 	u, err := url.Parse(base)
 	if err != nil {
-		return "", fmt.Errorf("URL of the CDN: %w", err)
+		return "", fmt.Errorf("URL of the %s: %w", what, err)
 	}
 	if ip := net.ParseIP(u.Hostname()); u.Hostname() == "" || ip.IsUnspecified() {
 		host, _, err := net.SplitHostPort(r.Host)
@@ -105,6 +118,10 @@ func (s *Server) serveCDN(w http.ResponseWriter, r *http.Request) {
 	}
 	if reason := s.checkSignature(r.URL); reason != "" {
 		refuseCDN(w, http.StatusForbidden, "AccessDenied", reason)
+		return
+	}
+	if want := r.URL.Query().Get(signedRange); want != "" && r.Header.Get("Range") != want {
+		refuseCDN(w, http.StatusForbidden, "AccessDenied", "The Range is not the one that was signed")
 		return
 	}
 	s.mu.RLock()

@@ -4,13 +4,14 @@
 //
 // A [Server] is two handlers, because the Hub is two hosts: [Server.Handler] is the API, where a
 // token belongs, and [Server.CDN] is where the signed URLs of large files point to, where a token
-// never belongs: a request that brings one is refused and remembered.
+// never belongs: a request that brings one is refused and remembered. With [Config.Xet] there is a
+// third, [Server.CAS], which knows tokens of its own.
 //
 //	s := hub.New(hub.Config{}, repo)
 //	api, cdn := httptest.NewServer(s.Handler()), httptest.NewServer(s.CDN())
 //	s.SetCDN(cdn.URL)
 //
-// It keeps nothing on disk. What it does not imitate: Xet, datasets and spaces, writing.
+// It keeps nothing on disk. What it does not imitate: datasets and spaces, writing.
 package hub
 
 import (
@@ -57,7 +58,9 @@ type Config struct {
 	// Tokens maps bearer tokens to user names. Without any, every token is good and its user is "user".
 	Tokens   map[string]string
 	CDN      string        // URL of the CDN handler, see [Server.SetCDN]
-	Signed   time.Duration // life of a signed URL; 0: an hour
+	CAS      string        // URL of the CAS handler, see [Server.SetCAS]
+	Xet      *Xet          // nil: LFS files are to be had from the CDN alone
+	Signed   time.Duration // life of a signed URL and of a token for the CAS; 0: an hour
 	PageSize int           // entries on a page of the tree; 0: 1000, and 50 with expand
 	Quota    Quota
 	Now      func() time.Time // nil: time.Now
@@ -80,10 +83,12 @@ type Server struct {
 	quotas  quotas
 	journal journal
 	faults  plans
+	store   store
 	buffers sync.Pool // of *buffer
 
 	mu      sync.RWMutex
 	cdn     string
+	cas     string
 	repos   map[string]*history
 	objects map[string]object // what signed URLs point to, by path
 }
@@ -103,6 +108,8 @@ func New(cfg Config, repos ...Repo) *Server {
 		cfg:     cfg,
 		key:     []byte(rand.Text()),
 		cdn:     cfg.CDN,
+		cas:     cfg.CAS,
+		store:   store{content: map[[32]byte]*content{}, files: map[string]xetFile{}},
 		repos:   map[string]*history{},
 		objects: map[string]object{},
 	}
@@ -121,8 +128,18 @@ func (s *Server) SetCDN(url string) {
 	s.cdn = url
 }
 
+// SetCAS tells where clients reach the CAS handler, as [Server.SetCDN] does for the CDN's.
+func (s *Server) SetCAS(url string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cas = url
+}
+
 // Handler is the API's host.
 func (s *Server) Handler() http.Handler { return s.record("api", http.HandlerFunc(s.serveAPI)) }
 
 // CDN is the host that sends large files.
 func (s *Server) CDN() http.Handler { return s.record("cdn", http.HandlerFunc(s.serveCDN)) }
+
+// CAS is the host that says how files are put together, where Xet is on.
+func (s *Server) CAS() http.Handler { return s.record("cas", http.HandlerFunc(s.serveCAS)) }

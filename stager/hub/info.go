@@ -73,7 +73,7 @@ func (s *Server) siblings(r *http.Request, repo Repo, blobs bool) ([]sibling, er
 		}
 		return list, nil
 	}
-	entries, err := listing(r, repo)
+	entries, err := s.listing(r, repo)
 	if err != nil {
 		return nil, err
 	}

@@ -43,16 +43,47 @@ func (s *Server) resolveLFS(c *call, repo Repo, f *File) error {
 	if err != nil {
 		return fmt.Errorf("digest of %s: %w", f.Path, err)
 	}
-	to, err := s.sign(c.r, repo, f, sum)
-	if err != nil {
-		return err
-	}
 	h := c.w.Header()
 	h.Set("X-Linked-Etag", fmt.Sprintf(`"%x"`, sum))
 	h.Set("X-Linked-Size", fmt.Sprint(f.Size))
 	h.Set("Cache-Control", "no-store")
+	if err := s.linkXet(c, repo, f); err != nil {
+		return err
+	}
+	if !s.cfg.Xet.bridges(f.Size) {
+		return unbridged(c, f)
+	}
+	to, err := s.sign(c.r, repo, f, sum)
+	if err != nil {
+		return err
+	}
 	redirect(c.w, http.StatusFound, to)
 	return nil
+}
+
+// linkXet says what the file is called in the content-addressed store and how to be let in there.
+func (s *Server) linkXet(c *call, repo Repo, f *File) error {
+	hash, err := s.xetHash(c.r.Context(), repo, f)
+	if err != nil || hash == "" {
+		return err
+	}
+	cas, err := s.casBase(c.r)
+	if err != nil {
+		return err
+	}
+	c.w.Header().Set("X-Xet-Hash", hash)
+	c.w.Header().Set("Link", fmt.Sprintf(`<%s/api/models/%s/xet-read-token/%s>; rel="xet-auth", <%s/v1/reconstructions/%s>; rel="xet-reconstruction-info"`,
+		origin(c.r), c.name, repo.Commit(), cas, hash))
+	return nil
+}
+
+// unbridged answers about a file that can be had through Xet alone. How the Hub itself puts that is not known.
+func unbridged(c *call, f *File) error {
+	if c.r.Method == http.MethodHead {
+		c.w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	return &refusal{status: http.StatusForbidden, message: fmt.Sprintf("%s is too large for plain HTTP: use Xet", f.Path)}
 }
 
 // resolveCache sends a small file: rest is the repository's name, a commit and a path.

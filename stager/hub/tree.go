@@ -25,6 +25,7 @@ type entry struct {
 	Size     json.Number    `json:"size"` // bytes, of an LFS file the real ones
 	Path     string         `json:"path"`
 	LFS      *lfs           `json:"lfs,omitempty"`
+	XetHash  string         `json:"xetHash,omitempty"`
 	Commit   *lastCommit    `json:"lastCommit,omitempty"`
 	Security *securityState `json:"securityFileStatus,omitempty"`
 }
@@ -47,14 +48,17 @@ type securityState struct {
 
 // listing returns the repository's files, in the order of their paths, with the lies that the
 // request's faults ask for.
-func listing(r *http.Request, repo Repo) ([]entry, error) {
+func (s *Server) listing(r *http.Request, repo Repo) ([]entry, error) {
 	files := repo.Files()
 	entries := make([]entry, len(files))
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0)) // a digest that nobody asked for before may take seconds
 	for i, f := range files {
 		g.Go(func() (err error) {
-			entries[i], err = fileEntry(f)
+			if entries[i], err = fileEntry(f); err != nil {
+				return err
+			}
+			entries[i].XetHash, err = s.xetHash(r.Context(), repo, &f)
 			return err
 		})
 	}
@@ -111,7 +115,7 @@ func (s *Server) tree(c *call, rev, dir string) error {
 	if err != nil || done {
 		return err
 	}
-	entries, err := listing(c.r, repo)
+	entries, err := s.listing(c.r, repo)
 	if err != nil {
 		return err
 	}
@@ -227,7 +231,7 @@ func (s *Server) pathsInfo(c *call, rev string) error {
 	if err != nil {
 		return err
 	}
-	entries, err := listing(c.r, repo)
+	entries, err := s.listing(c.r, repo)
 	if err != nil {
 		return err
 	}
