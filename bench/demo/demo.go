@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -226,16 +225,4 @@ func rate(n int64, seconds float64) float64 {
 		return 0
 	}
 	return math.Round(float64(n) / seconds)
-}
-
-// environ returns base with these variables set, and without the ones that would lead out of the demo.
-func environ(base []string, set map[string]string) []string {
-	outside := []string{"HF_", "HUGGING_FACE_", "HEADSTART_", "STORAGE_EMULATOR_HOST", "GOOGLE_", "CLOUDSDK_"}
-	env := slices.DeleteFunc(slices.Clone(base), func(kv string) bool {
-		return slices.ContainsFunc(outside, func(p string) bool { return strings.HasPrefix(kv, p) })
-	})
-	for _, k := range slices.Sorted(maps.Keys(set)) {
-		env = append(env, k+"="+set[k])
-	}
-	return env
 }

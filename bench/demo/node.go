@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/headstart-serving/headstart/bench/child"
 	"github.com/headstart-serving/headstart/bench/replay"
 	"github.com/headstart-serving/headstart/loader/control"
 )
@@ -56,7 +57,7 @@ func (d *demo) byNode(ctx context.Context) (err error) {
 func (n *node) during(ctx context.Context, do ...func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := context.AfterFunc(n.alive, func() { cancel(n.died()) })
+	stop := context.AfterFunc(n.Alive, func() { cancel(n.died()) })
 	defer stop()
 	g, working := errgroup.WithContext(ctx)
 	for _, f := range do {
@@ -71,7 +72,7 @@ func (n *node) during(ctx context.Context, do ...func(context.Context) error) er
 
 // node is the daemon and its control socket.
 type node struct {
-	*daemon
+	*child.Daemon
 	demo    *demo
 	socket  string
 	client  *control.Client
@@ -85,7 +86,7 @@ func (d *demo) startNode(ctx context.Context) (*node, error) {
 		return nil, err
 	}
 	n := &node{demo: d, socket: d.place.path(socketFile), log: log}
-	n.daemon, err = d.start(log, "node", "--cache", d.place.cache, "--socket", n.socket, "--listen", "127.0.0.1:0")
+	n.Daemon, err = d.start(log, "node", "--cache", d.place.cache, "--socket", n.socket, "--listen", "127.0.0.1:0")
 	if err != nil {
 		log.Close()
 		return nil, err
@@ -106,7 +107,7 @@ func (n *node) ready(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-n.alive.Done():
+		case <-n.Alive.Done():
 			return n.died()
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -117,11 +118,11 @@ func (n *node) ready(ctx context.Context) error {
 
 // died says why the node ended, with the last line of its log.
 func (n *node) died() error {
-	var said tail
+	var said child.Tail
 	if b, err := os.ReadFile(n.log.Name()); err == nil {
 		_, _ = said.Write(b)
 	}
-	return failed("node", n.err, &said)
+	return child.Failed("headstart node", n.Err(), &said)
 }
 
 func (n *node) publish(ctx context.Context, target string) error {
@@ -149,7 +150,7 @@ func (n *node) loaded(ctx context.Context, begin, arrived float64) error {
 // end takes away what was published, in the node's own way if all went well, and stops the node.
 func (n *node) end(well bool) error {
 	var err error
-	ctx, cancel := context.WithTimeout(context.Background(), stopping)
+	ctx, cancel := context.WithTimeout(context.Background(), child.Stopping)
 	defer cancel()
 	for _, target := range n.targets {
 		if e := n.client.Unpublish(ctx, target); e != nil && well {
@@ -157,7 +158,7 @@ func (n *node) end(well bool) error {
 		}
 	}
 	n.client.Close()
-	n.daemon.end()
+	n.End()
 	return errors.Join(err, n.log.Close())
 }
 

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headstart-serving/headstart/bench/child"
 )
 
 // built is the folder of the binary, once there is one.
@@ -155,7 +157,7 @@ func (r *run) ended(t *testing.T) {
 		}
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		for err = unix.EINTR; errors.Is(err, unix.EINTR); {
-			_, err = unix.Poll(fds, int((stopping + 10*time.Second).Milliseconds()))
+			_, err = unix.Poll(fds, int((child.Stopping + 10*time.Second).Milliseconds()))
 		}
 		unix.Close(fd)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/headstart-serving/headstart/bench/child"
 	"github.com/headstart-serving/headstart/manifest"
 	"github.com/headstart-serving/headstart/stager/bucket"
 	"github.com/headstart-serving/headstart/stager/hub"
@@ -53,7 +54,7 @@ func (d *demo) serve() (*services, error) {
 		return nil, fmt.Errorf("starting the embedded Hub and bucket: %w", err)
 	}
 	h.SetCDN(cdnURL)
-	d.env = environ(d.cfg.Environ, map[string]string{
+	d.env = child.Environ(d.cfg.Environ, map[string]string{
 		"HF_ENDPOINT": hubURL, "HF_HOME": d.place.path("hf"),
 		"STORAGE_EMULATOR_HOST": s.bucketURL, "HEADSTART_BUCKET": "gs://" + bucketName,
 	})
