@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headstart-serving/headstart/bench/memory"
 	"github.com/headstart-serving/headstart/bench/replay"
 	"github.com/headstart-serving/headstart/stager"
 	"github.com/headstart-serving/headstart/stager/hub"
@@ -62,7 +63,7 @@ type demo struct {
 	env    []string // of the processes
 	began  time.Time
 	cold   replay.Result // of the first reader
-	held   struct{ load, copy reserve }
+	held   struct{ load, copy memory.Reserve }
 	result Result
 }
 
@@ -134,7 +135,7 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.stage(ctx); err != nil {
 		return err
 	}
-	if err := d.memory(ctx); err != nil {
+	if err := d.touch(ctx); err != nil {
 		return err
 	}
 	if road == Node {
@@ -178,18 +179,18 @@ func (d *demo) stage(ctx context.Context) error {
 	return nil
 }
 
-// memory touches what the load will need, and the comparison.
-func (d *demo) memory(ctx context.Context) (err error) {
+// touch touches what the load will need, and the comparison.
+func (d *demo) touch(ctx context.Context) (err error) {
 	if d.place.tmpfs == "" {
 		return nil
 	}
 	d.say("touching the memory of the cache, so that the timeline shows headstart and not a hypervisor")
 	begin := d.now()
-	if d.held.load, err = d.touch(ctx); err != nil {
+	if d.held.load, err = memory.Touch(ctx, d.place.tmpfs, d.result.Bytes); err != nil {
 		return err
 	}
 	if d.cfg.Compare {
-		if d.held.copy, err = d.touch(ctx); err != nil {
+		if d.held.copy, err = memory.Touch(ctx, d.place.tmpfs, d.result.Bytes); err != nil {
 			return err
 		}
 	}

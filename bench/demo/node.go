@@ -22,7 +22,7 @@ func (d *demo) byNode(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, n.end(err == nil)) }()
 	target := d.place.path("first")
-	if err := d.held.load.release(); err != nil {
+	if err := d.held.load.Release(); err != nil {
 		return err
 	}
 	begin := d.now()
