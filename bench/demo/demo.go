@@ -59,7 +59,7 @@ type demo struct {
 	cfg    Config
 	repo   hub.Repo
 	files  []hub.File // of the repository, that are staged
-	place  *place
+	place  *folder
 	env    []string // of the processes
 	began  time.Time
 	cold   replay.Result // of the first reader
@@ -76,7 +76,7 @@ func Run(ctx context.Context, cfg Config) (_ Result, err error) {
 	if d.files, err = chosen(d.repo.Files()); err != nil {
 		return Result{}, err
 	}
-	if d.place, err = newPlace(cfg.Temp); err != nil {
+	if d.place, err = newFolder(cfg.Temp); err != nil {
 		return Result{}, err
 	}
 	defer func() { err = errors.Join(err, d.place.remove()) }()
@@ -120,7 +120,7 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.medium(road); err != nil {
 		return err
 	}
-	d.say("a synthetic %s, %s, in %s", d.repo.Name(), bytesOf(d.result.Bytes), d.place.dir)
+	d.say("a synthetic %s, %s, in %s", d.repo.Name(), bytesOf(d.result.Bytes), d.place.Path())
 	if why != "" {
 		d.say("the road is a directory that fetch fills, for the node's needs root and /dev/fuse: %s", why)
 	}

@@ -27,7 +27,7 @@ func (d *demo) need() int64 {
 // room fails before the first byte when the bucket, or the bucket and the medium, do not fit.
 func (d *demo) room(road string) error {
 	var st unix.Statfs_t
-	if err := unix.Statfs(d.place.dir, &st); err != nil {
+	if err := unix.Statfs(d.place.Path(), &st); err != nil {
 		return fmt.Errorf("looking at the temporary directory: %w", err)
 	}
 	free, want := int64(st.Bavail)*st.Bsize, d.result.Bytes+slack
@@ -38,7 +38,7 @@ func (d *demo) room(road string) error {
 		want += d.need()
 	}
 	if free < want {
-		return &RoomError{Dir: d.place.dir, Free: free, Want: want}
+		return &RoomError{Dir: d.place.Path(), Free: free, Want: want}
 	}
 	return nil
 }
@@ -60,7 +60,7 @@ func (d *demo) road() (road, why string) {
 	if d.cfg.Road != "" {
 		return d.cfg.Road, ""
 	}
-	dir := d.place.path(mediumDir)
+	dir := d.place.Path(mediumDir)
 	if err := unix.Mount(prefix+"probe", dir, "tmpfs", 0, "size=4k"); err != nil {
 		return Fetch, fmt.Sprintf("mounting: %v", err)
 	}
@@ -77,7 +77,7 @@ func (d *demo) road() (road, why string) {
 
 // medium makes ready what the node's cache, or fetch's directory, lies on.
 func (d *demo) medium(road string) error {
-	dir := d.place.path(mediumDir)
+	dir := d.place.Path(mediumDir)
 	if d.cfg.Cache != "" {
 		sub, err := os.MkdirTemp(d.cfg.Cache, prefix)
 		if err != nil {

@@ -21,7 +21,7 @@ func (d *demo) byNode(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.end(err == nil)) }()
-	target := d.place.path("first")
+	target := d.place.Path("first")
 	if err := d.held.load.Release(); err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (d *demo) byNode(ctx context.Context) (err error) {
 	}
 	// The mount that vLLM has read is what to compare; another reader comes as another pod would.
 	if d.cfg.VLLM == nil {
-		target = d.place.path("second")
+		target = d.place.Path("second")
 		if err := n.publish(ctx, target); err != nil {
 			return err
 		}
@@ -81,11 +81,11 @@ type node struct {
 }
 
 func (d *demo) startNode(ctx context.Context) (*node, error) {
-	log, err := os.Create(d.place.path(nodeLog))
+	log, err := os.Create(d.place.Path(nodeLog))
 	if err != nil {
 		return nil, err
 	}
-	n := &node{demo: d, socket: d.place.path(socketFile), log: log}
+	n := &node{demo: d, socket: d.place.Path(socketFile), log: log}
 	n.Daemon, err = d.start(log, "node", "--cache", d.place.cache, "--socket", n.socket, "--listen", "127.0.0.1:0")
 	if err != nil {
 		log.Close()
@@ -185,7 +185,7 @@ func (d *demo) readSecond(ctx context.Context, dir string) error {
 // read runs a reader process on dir, and compares every byte with the Hub's sums.
 func (d *demo) read(ctx context.Context, who, dir string, more ...string) (replay.Result, error) {
 	var r replay.Result
-	args := append([]string{"replay", dir, "--expect", d.place.path(sumsFile), "--json"}, more...)
+	args := append([]string{"replay", dir, "--expect", d.place.Path(sumsFile), "--json"}, more...)
 	if err := d.command(ctx, &r, args...); err != nil {
 		return r, err
 	}

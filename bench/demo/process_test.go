@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/bench/child"
+	"github.com/headstart-serving/headstart/bench/place"
 )
 
 // built is the folder of the binary, once there is one.
@@ -267,7 +268,7 @@ func TestKilled(t *testing.T) {
 	if len(names(t, r.tmp)) == 0 {
 		t.Error("nothing is left of a killed demo: this test tests nothing")
 	}
-	sweep(r.tmp)
+	place.Sweep(r.tmp, prefix)
 	r.nothingLeft(t)
 }
 

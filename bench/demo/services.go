@@ -33,7 +33,7 @@ func (d *demo) serve() (*services, error) {
 	s := &services{}
 	h := hub.New(hub.Config{}, d.repo)
 	var hubURL, cdnURL string
-	b, err := bucket.New(d.place.path(bucketDir))
+	b, err := bucket.New(d.place.Path(bucketDir))
 	if err == nil {
 		s.bucket = b
 		// The demo shows how fast the road is, not how fast this server computes a sum that a composite
@@ -55,7 +55,7 @@ func (d *demo) serve() (*services, error) {
 	}
 	h.SetCDN(cdnURL)
 	d.env = child.Environ(d.cfg.Environ, map[string]string{
-		"HF_ENDPOINT": hubURL, "HF_HOME": d.place.path("hf"),
+		"HF_ENDPOINT": hubURL, "HF_HOME": d.place.Path("hf"),
 		"STORAGE_EMULATOR_HOST": s.bucketURL, "HEADSTART_BUCKET": "gs://" + bucketName,
 	})
 	d.say("the embedded Hub is %s, the embedded bucket is gs://%s at %s", hubURL, bucketName, s.bucketURL)

@@ -1,4 +1,4 @@
-package demo
+package place
 
 import (
 	"errors"
@@ -9,9 +9,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/headstart-serving/headstart/bench/timeline"
 )
+
+const prefix = "headstart-test-"
 
 func names(t *testing.T, dir string) []string {
 	t.Helper()
@@ -41,11 +41,11 @@ func tmpfs(t *testing.T, dir string) {
 // TestRemove has mounts on mounts, one of them in use, and a file in each.
 func TestRemove(t *testing.T) {
 	parent := t.TempDir()
-	p, err := newPlace(parent)
+	p, err := New(parent, prefix)
 	if err != nil {
 		t.Fatal(err)
 	}
-	outer := p.path("with space and \\", "a")
+	outer := p.Path("with space and \\", "a")
 	tmpfs(t, outer)
 	tmpfs(t, filepath.Join(outer, "b"))
 	used, err := os.Create(filepath.Join(outer, "b", "used"))
@@ -54,7 +54,7 @@ func TestRemove(t *testing.T) {
 	}
 	defer used.Close()
 	tmpfs(t, outer) // over the first
-	if err := p.remove(); err != nil {
+	if err := p.Remove(); err != nil {
 		t.Error(err)
 	}
 	if left := names(t, parent); len(left) != 0 {
@@ -69,15 +69,15 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestSweep: the folder of a demo that was killed goes, with its mounts; the others stay.
+// TestSweep: the folder of a maker that was killed goes, with its mounts; the others stay.
 func TestSweep(t *testing.T) {
 	parent := t.TempDir()
-	alive, err := newPlace(parent)
+	alive, err := New(parent, prefix)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer alive.remove()
-	killed, err := newPlace(parent)
+	defer alive.Remove()
+	killed, err := New(parent, prefix)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,14 +94,14 @@ func TestSweep(t *testing.T) {
 	if err := os.Mkdir(linked, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(outside, filepath.Join(linked, lockFile)); err != nil {
+	if err := os.Symlink(outside, filepath.Join(linked, LockFile)); err != nil {
 		t.Fatal(err)
 	}
 	if os.Geteuid() == 0 {
-		tmpfs(t, killed.path(mediumDir))
+		tmpfs(t, killed.Path("mounted"))
 	}
-	sweep(parent)
-	want := []string{filepath.Base(alive.dir), prefix + "linked", prefix + "mine", "outside"}
+	Sweep(parent, prefix)
+	want := []string{filepath.Base(alive.Path()), prefix + "linked", prefix + "mine", "outside"}
 	got := names(t, parent)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
@@ -110,38 +110,7 @@ func TestSweep(t *testing.T) {
 }
 
 func TestNoTemporaryDirectory(t *testing.T) {
-	if _, err := newPlace(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := New(filepath.Join(t.TempDir(), "none"), prefix); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v", err)
-	}
-}
-
-func TestRoomError(t *testing.T) {
-	err := error(&RoomError{Dir: "/tmp", Free: 5e9, Want: 55e9})
-	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "5.0 GB free") || !strings.Contains(err.Error(), "55.0 GB") {
-		t.Errorf("%v", err)
-	}
-}
-
-func TestRows(t *testing.T) {
-	r := Result{StageRate: 100e6, Timeline: []Span{
-		{Name: "stage", Start: 0, End: 3},
-		{Name: "reader: start", Start: 3.1, End: 3.2}, // ends before the load does, and is noted before
-		{Name: "reader: weights", Start: 4.2, End: 4.5},
-		{Name: "load", Start: 3.05, End: 4.4},
-		{Name: "second reader: start", Start: 5, End: 5.1},
-	}}
-	var labels []string
-	for _, row := range r.Rows() {
-		labels = append(labels, row.Label)
-		if len(row.Spans) > 0 && row.Note == "" {
-			t.Errorf("%s has no note", row.Label)
-		}
-	}
-	want := []string{"stage", "load", "reader", "  start", "  weights", "second reader", "  start"}
-	if !slices.Equal(labels, want) {
-		t.Errorf("rows %q, want %q", labels, want)
-	}
-	if err := timeline.Draw(new(strings.Builder), r.Rows(), timeline.Style{Width: 80}); err != nil {
-		t.Error(err)
 	}
 }
