@@ -52,7 +52,7 @@ func (b *bench) scenarios() ([]scenario, error) {
 			title: "a link of half of what the bare loop reaches without one, each way",
 		},
 		{
-			name: "discard", ways: both, rounds: b.Rounds, discard: true, shape: nowhere, goals: discardGoals,
+			name: "discard", ways: []way{stage}, rounds: b.Rounds, discard: true, shape: nowhere, goals: discardGoals,
 			title: "loopback, into a bucket that sums what comes and drops it",
 		},
 	}

@@ -44,7 +44,7 @@ turns: headstart stage, hf download followed by rclone copy, and a bare loop tha
 nothing. It prints the rate of each, its processor time, memory and disk, and whether the goals are met.
 
 The scenarios: near is loopback; far has a round trip and a limit of each stream; narrow is a link of
-half of the bare loop's rate; discard goes into a bucket that sums what comes and drops it, for models
+half of the bare loop's rate; discard stages into a bucket that sums what comes and drops it, for models
 that are larger than the memory.
 
 Hub, bucket and network are processes of their own, on this machine. The bucket is emptied after each
