@@ -10,7 +10,7 @@ export HEADSTART_CACHE := $(CACHE)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-vllm test test-go test-clients test-vllm lint clean
+.PHONY: help build demo demo-vllm bench-stage test test-go test-clients test-vllm lint clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -24,6 +24,10 @@ demo: build ## The main job on this machine: Hub, bucket, node and reader, every
 demo-vllm: build ## The same with a real vLLM on the CPU at the end of the road (installs 7 GB the first time)
 	@bench/vllm/install.sh $(CACHE)/vllm
 	@$(BIN) demo --vllm $(CACHE)/vllm $(if $(MODEL),--model $(MODEL))
+
+bench-stage: build ## Staging beside hf download + rclone and beside a bare loop: the figures of the README (BENCH=flags; installs the two)
+	@hf=$$(bench/clients/venv.sh) && (cd bench/clients/rclone && $(GO) build -o $(CACHE)/bin/rclone .) && \
+		$(BIN) bench stage --hf "$$hf/hf" --rclone $(CACHE)/bin/rclone $(if $(MODEL),--model $(MODEL)) $(BENCH)
 
 test: lint test-go test-clients ## Everything but vLLM: lint, Go tests with the race detector, foreign clients
 

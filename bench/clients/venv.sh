@@ -1,9 +1,10 @@
 #!/bin/sh
 # Makes the Python environment that the foreign clients run in and prints its bin folder.
-# It is made once: again only when requirements.txt has changed. Several scripts may ask at a time.
+# It is made once, below $HEADSTART_CACHE (default: .cache of this repository), and again only when
+# requirements.txt has changed. Several scripts may ask at a time.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-venv=$(cd "$here/../.." && pwd)/.cache/clients/venv
+venv=${HEADSTART_CACHE:-$(cd "$here/../.." && pwd)/.cache}/clients/venv
 mkdir -p "$(dirname "$venv")"
 exec 9>"$venv.lock"
 flock 9

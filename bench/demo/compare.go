@@ -35,7 +35,7 @@ func (d *demo) compare(ctx context.Context, bucketURL string) error {
 		result.Tool = "one plain GET a file, by Go (there is no curl)"
 	}
 	d.say("the same bytes by %s, from the same bucket to the same medium", result.Tool)
-	if err := d.held.copy.release(); err != nil {
+	if err := d.held.copy.Release(); err != nil {
 		return err
 	}
 	begin := d.now()

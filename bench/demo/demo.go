@@ -15,12 +15,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/headstart-serving/headstart/bench/memory"
 	"github.com/headstart-serving/headstart/bench/replay"
 	"github.com/headstart-serving/headstart/stager"
 	"github.com/headstart-serving/headstart/stager/hub"
@@ -59,11 +59,11 @@ type demo struct {
 	cfg    Config
 	repo   hub.Repo
 	files  []hub.File // of the repository, that are staged
-	place  *place
+	place  *folder
 	env    []string // of the processes
 	began  time.Time
 	cold   replay.Result // of the first reader
-	held   struct{ load, copy reserve }
+	held   struct{ load, copy memory.Reserve }
 	result Result
 }
 
@@ -76,7 +76,7 @@ func Run(ctx context.Context, cfg Config) (_ Result, err error) {
 	if d.files, err = chosen(d.repo.Files()); err != nil {
 		return Result{}, err
 	}
-	if d.place, err = newPlace(cfg.Temp); err != nil {
+	if d.place, err = newFolder(cfg.Temp); err != nil {
 		return Result{}, err
 	}
 	defer func() { err = errors.Join(err, d.place.remove()) }()
@@ -120,7 +120,7 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.medium(road); err != nil {
 		return err
 	}
-	d.say("a synthetic %s, %s, in %s", d.repo.Name(), bytesOf(d.result.Bytes), d.place.dir)
+	d.say("a synthetic %s, %s, in %s", d.repo.Name(), bytesOf(d.result.Bytes), d.place.Path())
 	if why != "" {
 		d.say("the road is a directory that fetch fills, for the node's needs root and /dev/fuse: %s", why)
 	}
@@ -135,7 +135,7 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.stage(ctx); err != nil {
 		return err
 	}
-	if err := d.memory(ctx); err != nil {
+	if err := d.touch(ctx); err != nil {
 		return err
 	}
 	if road == Node {
@@ -179,18 +179,18 @@ func (d *demo) stage(ctx context.Context) error {
 	return nil
 }
 
-// memory touches what the load will need, and the comparison.
-func (d *demo) memory(ctx context.Context) (err error) {
+// touch touches what the load will need, and the comparison.
+func (d *demo) touch(ctx context.Context) (err error) {
 	if d.place.tmpfs == "" {
 		return nil
 	}
 	d.say("touching the memory of the cache, so that the timeline shows headstart and not a hypervisor")
 	begin := d.now()
-	if d.held.load, err = d.touch(ctx); err != nil {
+	if d.held.load, err = memory.Touch(ctx, d.place.tmpfs, d.result.Bytes); err != nil {
 		return err
 	}
 	if d.cfg.Compare {
-		if d.held.copy, err = d.touch(ctx); err != nil {
+		if d.held.copy, err = memory.Touch(ctx, d.place.tmpfs, d.result.Bytes); err != nil {
 			return err
 		}
 	}
@@ -226,16 +226,4 @@ func rate(n int64, seconds float64) float64 {
 		return 0
 	}
 	return math.Round(float64(n) / seconds)
-}
-
-// environ returns base with these variables set, and without the ones that would lead out of the demo.
-func environ(base []string, set map[string]string) []string {
-	outside := []string{"HF_", "HUGGING_FACE_", "HEADSTART_", "STORAGE_EMULATOR_HOST", "GOOGLE_", "CLOUDSDK_"}
-	env := slices.DeleteFunc(slices.Clone(base), func(kv string) bool {
-		return slices.ContainsFunc(outside, func(p string) bool { return strings.HasPrefix(kv, p) })
-	})
-	for _, k := range slices.Sorted(maps.Keys(set)) {
-		env = append(env, k+"="+set[k])
-	}
-	return env
 }

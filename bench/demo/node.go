@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/headstart-serving/headstart/bench/child"
 	"github.com/headstart-serving/headstart/bench/replay"
 	"github.com/headstart-serving/headstart/loader/control"
 )
@@ -20,8 +21,8 @@ func (d *demo) byNode(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.end(err == nil)) }()
-	target := d.place.path("first")
-	if err := d.held.load.release(); err != nil {
+	target := d.place.Path("first")
+	if err := d.held.load.Release(); err != nil {
 		return err
 	}
 	begin := d.now()
@@ -44,7 +45,7 @@ func (d *demo) byNode(ctx context.Context) (err error) {
 	}
 	// The mount that vLLM has read is what to compare; another reader comes as another pod would.
 	if d.cfg.VLLM == nil {
-		target = d.place.path("second")
+		target = d.place.Path("second")
 		if err := n.publish(ctx, target); err != nil {
 			return err
 		}
@@ -56,7 +57,7 @@ func (d *demo) byNode(ctx context.Context) (err error) {
 func (n *node) during(ctx context.Context, do ...func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := context.AfterFunc(n.alive, func() { cancel(n.died()) })
+	stop := context.AfterFunc(n.Alive, func() { cancel(n.died()) })
 	defer stop()
 	g, working := errgroup.WithContext(ctx)
 	for _, f := range do {
@@ -71,7 +72,7 @@ func (n *node) during(ctx context.Context, do ...func(context.Context) error) er
 
 // node is the daemon and its control socket.
 type node struct {
-	*daemon
+	*child.Daemon
 	demo    *demo
 	socket  string
 	client  *control.Client
@@ -80,12 +81,12 @@ type node struct {
 }
 
 func (d *demo) startNode(ctx context.Context) (*node, error) {
-	log, err := os.Create(d.place.path(nodeLog))
+	log, err := os.Create(d.place.Path(nodeLog))
 	if err != nil {
 		return nil, err
 	}
-	n := &node{demo: d, socket: d.place.path(socketFile), log: log}
-	n.daemon, err = d.start(log, "node", "--cache", d.place.cache, "--socket", n.socket, "--listen", "127.0.0.1:0")
+	n := &node{demo: d, socket: d.place.Path(socketFile), log: log}
+	n.Daemon, err = d.start(log, "node", "--cache", d.place.cache, "--socket", n.socket, "--listen", "127.0.0.1:0")
 	if err != nil {
 		log.Close()
 		return nil, err
@@ -106,7 +107,7 @@ func (n *node) ready(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-n.alive.Done():
+		case <-n.Alive.Done():
 			return n.died()
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -117,11 +118,11 @@ func (n *node) ready(ctx context.Context) error {
 
 // died says why the node ended, with the last line of its log.
 func (n *node) died() error {
-	var said tail
+	var said child.Tail
 	if b, err := os.ReadFile(n.log.Name()); err == nil {
 		_, _ = said.Write(b)
 	}
-	return failed("node", n.err, &said)
+	return child.Failed("headstart node", n.Err(), &said)
 }
 
 func (n *node) publish(ctx context.Context, target string) error {
@@ -149,7 +150,7 @@ func (n *node) loaded(ctx context.Context, begin, arrived float64) error {
 // end takes away what was published, in the node's own way if all went well, and stops the node.
 func (n *node) end(well bool) error {
 	var err error
-	ctx, cancel := context.WithTimeout(context.Background(), stopping)
+	ctx, cancel := context.WithTimeout(context.Background(), child.Stopping)
 	defer cancel()
 	for _, target := range n.targets {
 		if e := n.client.Unpublish(ctx, target); e != nil && well {
@@ -157,7 +158,7 @@ func (n *node) end(well bool) error {
 		}
 	}
 	n.client.Close()
-	n.daemon.end()
+	n.End()
 	return errors.Join(err, n.log.Close())
 }
 
@@ -184,7 +185,7 @@ func (d *demo) readSecond(ctx context.Context, dir string) error {
 // read runs a reader process on dir, and compares every byte with the Hub's sums.
 func (d *demo) read(ctx context.Context, who, dir string, more ...string) (replay.Result, error) {
 	var r replay.Result
-	args := append([]string{"replay", dir, "--expect", d.place.path(sumsFile), "--json"}, more...)
+	args := append([]string{"replay", dir, "--expect", d.place.Path(sumsFile), "--json"}, more...)
 	if err := d.command(ctx, &r, args...); err != nil {
 		return r, err
 	}

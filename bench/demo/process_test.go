@@ -18,6 +18,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headstart-serving/headstart/bench/child"
+	"github.com/headstart-serving/headstart/bench/place"
 )
 
 // built is the folder of the binary, once there is one.
@@ -155,7 +158,7 @@ func (r *run) ended(t *testing.T) {
 		}
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		for err = unix.EINTR; errors.Is(err, unix.EINTR); {
-			_, err = unix.Poll(fds, int((stopping + 10*time.Second).Milliseconds()))
+			_, err = unix.Poll(fds, int((child.Stopping + 10*time.Second).Milliseconds()))
 		}
 		unix.Close(fd)
 		if err != nil {
@@ -265,7 +268,7 @@ func TestKilled(t *testing.T) {
 	if len(names(t, r.tmp)) == 0 {
 		t.Error("nothing is left of a killed demo: this test tests nothing")
 	}
-	sweep(r.tmp)
+	place.Sweep(r.tmp, prefix)
 	r.nothingLeft(t)
 }
 

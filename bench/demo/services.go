@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/headstart-serving/headstart/bench/child"
 	"github.com/headstart-serving/headstart/manifest"
 	"github.com/headstart-serving/headstart/stager/bucket"
 	"github.com/headstart-serving/headstart/stager/hub"
@@ -32,7 +33,7 @@ func (d *demo) serve() (*services, error) {
 	s := &services{}
 	h := hub.New(hub.Config{}, d.repo)
 	var hubURL, cdnURL string
-	b, err := bucket.New(d.place.path(bucketDir))
+	b, err := bucket.New(d.place.Path(bucketDir))
 	if err == nil {
 		s.bucket = b
 		// The demo shows how fast the road is, not how fast this server computes a sum that a composite
@@ -53,8 +54,8 @@ func (d *demo) serve() (*services, error) {
 		return nil, fmt.Errorf("starting the embedded Hub and bucket: %w", err)
 	}
 	h.SetCDN(cdnURL)
-	d.env = environ(d.cfg.Environ, map[string]string{
-		"HF_ENDPOINT": hubURL, "HF_HOME": d.place.path("hf"),
+	d.env = child.Environ(d.cfg.Environ, map[string]string{
+		"HF_ENDPOINT": hubURL, "HF_HOME": d.place.Path("hf"),
 		"STORAGE_EMULATOR_HOST": s.bucketURL, "HEADSTART_BUCKET": "gs://" + bucketName,
 	})
 	d.say("the embedded Hub is %s, the embedded bucket is gs://%s at %s", hubURL, bucketName, s.bucketURL)

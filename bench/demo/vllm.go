@@ -20,7 +20,7 @@ func (d *demo) serveStreamed(ctx context.Context, dir string) error {
 // servePlain starts vLLM again, on a copy of the same files that nothing of ours stands before, and
 // compares what the two said.
 func (d *demo) servePlain(ctx context.Context) error {
-	dir := d.place.path("plain")
+	dir := d.place.Path("plain")
 	begin := d.now()
 	if err := d.command(ctx, nil, "fetch", d.repo.Name(), dir, "--json"); err != nil {
 		return err
@@ -55,12 +55,12 @@ func weights(r vllm.Result) float64 {
 func (d *demo) server(ctx context.Context, who, dir, log string) (vllm.Result, error) {
 	cache := d.cfg.VLLM.Cache
 	if cache == "" {
-		cache = d.place.path("vllm-cache")
+		cache = d.place.Path("vllm-cache")
 	}
 	d.say("vLLM starts on %s; on two cores that takes two minutes", dir)
 	began := d.now()
 	r, err := vllm.Run(ctx, vllm.Config{
-		Venv: d.cfg.VLLM.Venv, Dir: dir, Cache: cache, Log: d.place.path(log), Steps: &sayer{say: d.cfg.Say}, Environ: d.env,
+		Venv: d.cfg.VLLM.Venv, Dir: dir, Cache: cache, Log: d.place.Path(log), Steps: &sayer{say: d.cfg.Say}, Environ: d.env,
 	})
 	for _, line := range r.Log { // its file goes with the demo
 		d.say("%s: %s", strings.TrimSuffix(log, ".log"), line)

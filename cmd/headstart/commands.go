@@ -21,5 +21,6 @@ func commands(p process) []*cobra.Command {
 		newBucketCommand(p),
 		newReplayCommand(p),
 		newDemoCommand(p),
+		newBenchCommand(p),
 	}
 }

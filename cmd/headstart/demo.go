@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/headstart-serving/headstart/bench/child"
 	"github.com/headstart-serving/headstart/bench/demo"
 	"github.com/headstart-serving/headstart/bench/timeline"
 	"github.com/headstart-serving/headstart/manifest"
@@ -156,7 +157,7 @@ func (e classed) Unwrap() []error { return []error{e.error, e.class} }
 
 // classified gives the demo the exit code of the command that failed in it.
 func classified(err error) error {
-	var c *demo.CommandError
+	var c *child.Error
 	if !errors.As(err, &c) {
 		return err
 	}

@@ -24,7 +24,7 @@ func newHubCommand(p process) *cobra.Command {
 		Use:   "hub",
 		Short: "Serve the Hugging Face Hub's protocol: synthetic Gemma models, or a folder's repositories",
 		Long: `hub serves model repositories on the wire of the Hugging Face Hub until it is interrupted.
-Its URL is the first line on stdout. --model serves a synthetic Gemma 3 with the file names,
+Its URL is the first line on stdout, that of the host which sends large files is the second one. --model serves a synthetic Gemma 3 with the file names,
 shapes and sizes of the real one and a working tokenizer, made while it is sent;
 --dir serves the folders ORG/NAME below a folder. With --xet, LFS files are offered by their content
 too, as the Hub does it; then each is read once when somebody first lists or asks for it.`,
@@ -65,7 +65,11 @@ too, as the Hub does it; then each is read once when somebody first lists or ask
 			if err != nil {
 				return err
 			}
-			s.SetCDN(cdn.URL())
+			_, port, err := net.SplitHostPort(cdn.l.Addr().String())
+			if err != nil {
+				return err
+			}
+			s.SetCDN("http://:" + port) // at whatever address the client knows this machine by
 			if cfg.Xet == nil {
 				return p.announce(cmd.Context(), addr, s.Handler(), cdn)
 			}

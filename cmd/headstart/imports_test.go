@@ -47,6 +47,10 @@ var rules = []rule{
 	{"loader/...", []string{"loader/..."}, []string{"stager/bucket"}},
 	{"csi/...", []string{"csi/..."}, nil},
 	{"diskimage/...", []string{"diskimage/..."}, nil},
+	{"bench/link", nil, nil},
+	{"bench/child", nil, nil},
+	{"bench/memory", nil, nil},
+	{"bench/place", []string{"loader/mount"}, nil},
 	{"bench/...", []string{"bench/...", "stager/...", "loader/..."}, nil},
 }
 

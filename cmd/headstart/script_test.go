@@ -21,8 +21,8 @@ import (
 
 	"github.com/headstart-serving/headstart/stager/bucket"
 	"github.com/headstart-serving/headstart/stager/hub"
-	"github.com/headstart-serving/headstart/stager/stagertest"
 	"github.com/headstart-serving/headstart/stager/hub/xorb"
+	"github.com/headstart-serving/headstart/stager/stagertest"
 )
 
 func TestMain(m *testing.M) {

@@ -7,6 +7,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"math"
 	"os"
 
 	"github.com/headstart-serving/headstart/manifest"
@@ -31,19 +32,49 @@ type blobWriter struct {
 	size int64 // bytes so far
 	crc  uint32
 	md5  hash.Hash // nil when nobody wants it
+	keep int64     // bytes that may be kept; a blob that grows beyond is emptied and stays empty
+}
+
+// everything is what a blob keeps unless the server discards.
+const everything = math.MaxInt64
+
+// sample is what it keeps when the server discards: records and manifests, which clients read again.
+const sample = 1 << 20
+
+func (s *Server) keep() int64 {
+	if s.Discard {
+		return sample
+	}
+	return everything
+}
+
+func (w *blobWriter) dropped() bool { return w.size > w.keep }
+
+// write puts bytes at the blob's end, or drops them, and counts them.
+func (w *blobWriter) write(b []byte) error {
+	had := w.dropped()
+	w.size += int64(len(b))
+	switch {
+	case had:
+		return nil
+	case w.dropped():
+		return w.file.Truncate(0)
+	}
+	_, err := w.file.WriteAt(b, w.size-int64(len(b)))
+	return err
 }
 
 // createBlob makes an empty blob.
-func (b *bucket) createBlob(id string, withMD5 bool) (*blobWriter, error) {
+func (b *bucket) createBlob(id string, withMD5 bool, keep int64) (*blobWriter, error) {
 	f, err := os.OpenFile(b.blobPath(id), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return nil, err
 	}
-	return newBlobWriter(f, withMD5), nil
+	return newBlobWriter(f, withMD5, keep), nil
 }
 
-func newBlobWriter(f *os.File, withMD5 bool) *blobWriter {
-	w := &blobWriter{file: f}
+func newBlobWriter(f *os.File, withMD5 bool, keep int64) *blobWriter {
+	w := &blobWriter{file: f, keep: keep}
 	if withMD5 {
 		w.md5 = md5.New()
 	}
@@ -80,10 +111,9 @@ func (s *Server) receive(w *blobWriter, body io.Reader, last bool) error {
 			n -= int((w.size + int64(n)) % quantum)
 		}
 		if n > 0 {
-			if _, err := w.file.WriteAt(buf[:n], w.size); err != nil {
+			if err := w.write(buf[:n]); err != nil {
 				return err
 			}
-			w.size += int64(n)
 			w.crc = crc32.Update(w.crc, manifest.Castagnoli, buf[:n])
 			hashing.write(buf[:n])
 		}

@@ -65,7 +65,7 @@ func (b *bucket) loadObjects() error {
 			return fmt.Errorf("%s is the record of another name: remove it", path)
 		}
 		for _, p := range o.Pieces {
-			if st, err := os.Stat(b.blobPath(p.Blob)); err != nil || st.Size() < p.Size {
+			if st, err := os.Stat(b.blobPath(p.Blob)); err != nil || st.Size() < p.Size && !p.Dropped {
 				return os.Remove(path) // its bytes went in a power cut
 			}
 		}

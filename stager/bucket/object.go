@@ -28,8 +28,9 @@ type object struct {
 
 // piece is a run of an object's bytes: the first Size bytes of a blob.
 type piece struct {
-	Blob string
-	Size int64 // bytes
+	Blob    string
+	Size    int64 // bytes
+	Dropped bool  `json:",omitempty"` // see Server.Discard: the blob is empty
 }
 
 // objectResource is the JSON API's object (https://cloud.google.com/storage/docs/json_api/v1/objects).

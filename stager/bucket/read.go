@@ -75,13 +75,16 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, rt route) error {
 	if err := checkETags(r.Header, strings.Trim(h.Get("ETag"), `"`)); err != nil {
 		return err
 	}
-	if rd.Attributes.ContentEncoding == "gzip" && !acceptsGzip(r) && !strings.Contains(rd.Attributes.CacheControl, "no-transform") {
+	if rd.Attributes.ContentEncoding == "gzip" && !rd.dropped(0, rd.Size) && !acceptsGzip(r) && !strings.Contains(rd.Attributes.CacheControl, "no-transform") {
 		return rd.sendDecompressed(w, r)
 	}
 	h.Set("Accept-Ranges", "bytes")
 	start, length, whole, err := parseRange(r.Header.Get("Range"), rd.Size)
 	if err != nil {
 		return err
+	}
+	if r.Method != http.MethodHead && rd.dropped(start, length) {
+		return errDropped(rt.bucket, rd.Name)
 	}
 	h.Set("Content-Length", itoa(length))
 	status := http.StatusOK
@@ -206,4 +209,21 @@ func (rd *reader) sendDecompressed(w http.ResponseWriter, r *http.Request) error
 	}
 	_, err = io.Copy(w, unpacked)
 	return err
+}
+
+// dropped reports whether any of these bytes has been dropped (Server.Discard).
+func (o *object) dropped(start, length int64) bool {
+	end, at := start+length, int64(0)
+	for _, p := range o.Pieces {
+		if p.Dropped && at < end && start < at+p.Size {
+			return true
+		}
+		at += p.Size
+	}
+	return false
+}
+
+// errDropped refuses a read in a way that no client tries again.
+func errDropped(bucket, name string) error {
+	return errUnsupported("reading " + bucket + "/" + clip(name) + ": it runs with --discard and has dropped these bytes; their checksums are what is left")
 }

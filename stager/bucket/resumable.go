@@ -107,7 +107,7 @@ func (s *Server) continueUpload(w http.ResponseWriter, r *http.Request, rt route
 	if u.Finished != nil {
 		return answerStored(w, r, rt, u.Finished)
 	}
-	blob, err := u.open(!s.OmitMD5 || u.Draft.Declared.MD5 != nil)
+	blob, err := u.open(!s.OmitMD5 || u.Draft.Declared.MD5 != nil, s.keep())
 	if err != nil {
 		return err
 	}

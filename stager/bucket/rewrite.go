@@ -188,7 +188,7 @@ func linkPieces(from, to *bucket, pieces []piece) ([]piece, error) {
 		if err := os.Link(from.blobPath(p.Blob), to.blobPath(id)); err != nil {
 			return nil, err
 		}
-		linked = append(linked, piece{id, p.Size})
+		linked = append(linked, piece{id, p.Size, p.Dropped})
 	}
 	return linked, nil
 }

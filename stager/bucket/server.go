@@ -44,6 +44,12 @@ type Server struct {
 	// request.
 	RewriteAtOnce int64
 
+	// Discard sums the bytes of objects and of unfinished uploads and then drops them, beyond the first
+	// mebibyte of each: models of any size can be sent to a small disk. To ask for what was dropped is an
+	// error; all else is as ever. An upload that this server does not finish begins anew with the next.
+	// Set it before the first request.
+	Discard bool
+
 	dir  string
 	lock *os.File
 

@@ -40,7 +40,7 @@ func (s *Server) startUpload(w http.ResponseWriter, r *http.Request, rt route) e
 		return err
 	}
 	u := &session{ID: newID(), Blob: newID(), Draft: d, Created: time.Now().UTC(), bucket: b, turn: make(chan struct{}, 1)}
-	u.writer, err = b.createBlob(u.Blob, !s.OmitMD5 || d.Declared.MD5 != nil)
+	u.writer, err = b.createBlob(u.Blob, !s.OmitMD5 || d.Declared.MD5 != nil, s.keep())
 	if err != nil {
 		return err
 	}
@@ -219,7 +219,7 @@ func (u *session) recover() error {
 }
 
 // open readies the blob for writing. The caller has the turn.
-func (u *session) open(withMD5 bool) (*blobWriter, error) {
+func (u *session) open(withMD5 bool, keep int64) (*blobWriter, error) {
 	f, err := os.OpenFile(u.bucket.blobPath(u.Blob), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -228,7 +228,7 @@ func (u *session) open(withMD5 bool) (*blobWriter, error) {
 		u.writer.file = f
 		return u.writer, nil
 	}
-	w := newBlobWriter(f, withMD5)
+	w := newBlobWriter(f, withMD5, keep)
 	if err := w.sumFile(); err != nil {
 		f.Close()
 		return nil, err
@@ -239,7 +239,10 @@ func (u *session) open(withMD5 bool) (*blobWriter, error) {
 
 // sumAgain makes the MD5 of a blob that was written without it.
 func (w *blobWriter) sumAgain() error {
-	again := newBlobWriter(w.file, true)
+	if w.dropped() {
+		return errUnsupported("an MD5 that is declared when the bytes have been dropped (--discard): declare it when the upload begins")
+	}
+	again := newBlobWriter(w.file, true, everything)
 	if err := again.sumFile(); err != nil {
 		return err
 	}

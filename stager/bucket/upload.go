@@ -190,7 +190,7 @@ func (s *Server) store(w http.ResponseWriter, r *http.Request, rt route, d draft
 		return err
 	}
 	id := newID()
-	blob, err := b.createBlob(id, !s.OmitMD5 || d.Declared.MD5 != nil)
+	blob, err := b.createBlob(id, !s.OmitMD5 || d.Declared.MD5 != nil, s.keep())
 	if err != nil {
 		return err
 	}
@@ -237,7 +237,7 @@ func (w *blobWriter) object(d draft, id string) (*object, error) {
 	if err := d.Declared.check(w.size, crc, md5sum); err != nil {
 		return nil, err
 	}
-	o := &object{Name: d.Name, Size: w.size, CRC32C: crc, MD5: md5sum, Attributes: d.Attributes, Pieces: []piece{{id, w.size}}}
+	o := &object{Name: d.Name, Size: w.size, CRC32C: crc, MD5: md5sum, Attributes: d.Attributes, Pieces: []piece{{id, w.size, w.dropped()}}}
 	if o.Attributes.ContentType == "" {
 		o.Attributes.ContentType = "application/octet-stream"
 	}
