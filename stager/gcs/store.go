@@ -42,6 +42,7 @@ type Config struct {
 	Attempts int                                       // of each request; 0 is 8
 	Wait     time.Duration                             // before the second attempt, doubling up to 16 times that; 0 is 1 s
 	Wrap     func(http.RoundTripper) http.RoundTripper // optional; around every request, for tests and counters
+	Dial     Dial                                      // optional; instead of the system's, for tests
 }
 
 // Store is a bucket.
@@ -71,7 +72,7 @@ func New(ctx context.Context, c Config) (*Store, error) {
 		return nil, stager.Fail(fs.ErrPermission, "bucket gs://%s: no usable Google credentials (%v): run gcloud auth application-default login, or give the pod a service account by Workload Identity", c.Bucket, oneLine(err))
 	}
 	hc := &http.Client{
-		Transport: bounded{transport},
+		Transport: checked{bounded{transport}},
 		// Cloud Storage answers by itself, and the transport would show the token to whatever host comes next.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -95,7 +96,7 @@ func (c Config) transport(ctx context.Context) (http.RoundTripper, []option.Clie
 	protocols.SetHTTP1(true)
 	base := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dial(c.Stall),
+		DialContext:            dial(c.Dial, c.Stall),
 		Protocols:              protocols,
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        90 * time.Second,
@@ -252,6 +253,9 @@ func (s *Store) attrs(ctx context.Context, prefix string, fields ...string) iter
 			attrs, err := it.Next()
 			if errors.Is(err, iterator.Done) {
 				return
+			}
+			if err == nil && attrs == nil { // {"items":[null]}
+				err = errors.New("the listing has an entry that is no object")
 			}
 			if !yield(attrs, s.explain(prefix, err)) || err != nil {
 				return

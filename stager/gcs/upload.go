@@ -175,8 +175,10 @@ func (u *upload) compose(ctx context.Context, key string, want stager.Part, piec
 		return attrs.Generation, nil
 	case mine || key != u.key:
 		// A service that does not compare the sum; or the remains of a run whose parts were replaced.
-		err := o.If(storage.Conditions{GenerationMatch: attrs.Generation}).Delete(ctx)
-		return 0, errors.Join(fmt.Errorf("%s came out with other bytes than its parts and is removed: run again", key), err)
+		if err := o.If(storage.Conditions{GenerationMatch: attrs.Generation}).Delete(ctx); err != nil {
+			return 0, fmt.Errorf("%s came out with other bytes than its parts: remove it and run again (it could not be removed: %s)", key, oneLine(err))
+		}
+		return 0, fmt.Errorf("%s came out with other bytes than its parts and is removed: run again", key)
 	}
 	return 0, u.store.occupied(u.key)
 }

@@ -37,7 +37,11 @@ type Config struct {
 	Wait    time.Duration                             // before the second try, doubling up to 8 times that; 0 is 1 s
 	Wrap    func(http.RoundTripper) http.RoundTripper // optional; around every request, for tests and counters
 	Patient time.Duration                             // the longest wait that a rate limit may ask for; 0 is 10 minutes
+	Dial    Dial                                      // optional; instead of the system's, for tests
 }
+
+// Dial makes a connection, as [net.Dialer.DialContext] does.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 // Source is a Hub. It is safe for concurrent use.
 type Source struct {
@@ -46,6 +50,7 @@ type Source struct {
 	api       *retryablehttp.Client
 	bulk      http.RoundTripper
 	locations locations
+	described described
 }
 
 // New returns a source. It makes no request.
@@ -75,7 +80,7 @@ func New(c Config) (*Source, error) {
 			*d = or
 		}
 	}
-	s := &Source{Config: c, base: base, bulk: transport()}
+	s := &Source{Config: c, base: base, bulk: transport(c.Dial)}
 	if c.Wrap != nil {
 		s.bulk = c.Wrap(s.bulk)
 	}
@@ -96,12 +101,15 @@ func shown(u *url.URL) string {
 }
 
 // transport keeps a connection for each stream. In HTTP/2 all of them would share one.
-func transport() http.RoundTripper {
+func transport(dial Dial) http.RoundTripper {
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:         dial,
 		Protocols:           protocols,
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: 10 * time.Second,
@@ -135,8 +143,9 @@ func (s *Source) Resolve(ctx context.Context, repo, revision string) (stager.Sna
 		return stager.Snapshot{Model: manifest.Model{Repo: repo, Commit: revision}}, nil
 	}
 	var info struct {
-		SHA      string `json:"sha"`
-		Disabled bool   `json:"disabled"`
+		SHA      string    `json:"sha"`
+		Disabled bool      `json:"disabled"`
+		Siblings []sibling `json:"siblings"`
 	}
 	at := ask{repo: repo, revision: revision}
 	if _, err := s.getJSON(ctx, s.Endpoint+"/api/models/"+repo+"/revision/"+url.PathEscape(revision), at, &info); err != nil {
@@ -148,7 +157,9 @@ func (s *Source) Resolve(ctx context.Context, repo, revision string) (stager.Sna
 	if len(info.SHA) != 40 || !manifest.IsCommit(info.SHA) {
 		return stager.Snapshot{}, stager.Fail(manifest.ErrInvalid, "%s names no commit for %s at %q: is it a Hub?", s.Endpoint, repo, revision)
 	}
-	return stager.Snapshot{Model: manifest.Model{Repo: repo, Commit: info.SHA}, Ref: revision}, nil
+	m := manifest.Model{Repo: repo, Commit: info.SHA}
+	s.described.keep(m, info.Siblings)
+	return stager.Snapshot{Model: m, Ref: revision}, nil
 }
 
 // Open reads a range of a file.
