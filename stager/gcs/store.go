@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"cloud.google.com/go/storage"
@@ -51,6 +52,8 @@ type Store struct {
 	client *storage.Client
 	bucket *storage.BucketHandle
 	fan    int // sources of one compose at most
+
+	undeletable atomic.Bool // the bucket does not let go of parts
 }
 
 // New makes a client. It looks for credentials, and does not touch the bucket.
@@ -294,10 +297,23 @@ func (s *Store) explain(key string, err error) error {
 		return stager.Fail(fs.ErrNotExist, "bucket gs://%s does not exist, or %s was removed meanwhile", s.Bucket, key)
 	case api.Code == http.StatusUnauthorized:
 		return stager.Fail(fs.ErrPermission, "bucket gs://%s: the credentials are not valid (%s): run gcloud auth application-default login, or check Workload Identity", s.Bucket, oneLine(api))
+	case api.Code == http.StatusForbidden && retained(api):
+		return stager.Fail(fs.ErrPermission, "%s/%s is kept by the bucket's retention policy or a hold (%s)", s, key, oneLine(api))
 	case api.Code == http.StatusForbidden:
 		return stager.Fail(fs.ErrPermission, "bucket gs://%s: access to %q is denied (%s): grant this account roles/storage.objectUser on the bucket", s.Bucket, key, oneLine(api))
 	}
 	return stager.Fail(api, "%s/%s: the service answers with %s", s, key, oneLine(api))
+}
+
+// retained reports an object that may not go, whoever asks
+// (https://cloud.google.com/storage/docs/json_api/v1/status-codes).
+func retained(api *googleapi.Error) bool {
+	for _, e := range api.Errors {
+		if e.Reason == "retentionPolicyNotMet" || e.Reason == "objectUnderActiveHold" {
+			return true
+		}
+	}
+	return strings.Contains(api.Message, "under active hold")
 }
 
 // oneLine bounds what a server says.
@@ -305,7 +321,11 @@ func oneLine(err error) string {
 	text := err.Error()
 	var api *googleapi.Error
 	if errors.As(err, &api) {
-		text = fmt.Sprintf("status %d %s", api.Code, api.Message)
+		message := api.Message
+		if _, rest, ok := strings.Cut(api.Body, "<Message>"); ok && message == "" { // the XML API's, which reads go to
+			message, _, _ = strings.Cut(rest, "</Message>")
+		}
+		text = fmt.Sprintf("status %d %s", api.Code, message)
 	}
 	text = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {

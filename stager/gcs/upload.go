@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ type upload struct {
 	dir   string
 	size  int64
 	parts []stager.Part // left by earlier runs
+	round int           // how often parts were discarded that are still there
 
 	mu          sync.Mutex
 	generations map[string]int64 // of the parts, by their keys
@@ -40,13 +42,19 @@ type piece struct {
 // Upload looks for the parts of earlier runs. Several processes may write the same object.
 func (s *Store) Upload(ctx context.Context, key, dir string, size int64) (stager.Upload, error) {
 	u := &upload{store: s, key: key, dir: dir, size: size, generations: make(map[string]int64)}
-	for attrs, err := range s.attrs(ctx, dir+"part-", "Name", "Size", "CRC32C", "Generation", "Metadata") {
+	var all []*storage.ObjectAttrs
+	for attrs, err := range s.attrs(ctx, dir, "Name", "Size", "CRC32C", "Generation", "Metadata") {
 		if err != nil {
 			return nil, err
 		}
+		if all = append(all, attrs); strings.HasPrefix(attrs.Name, s.Prefix+dir+"void-") {
+			u.round++
+		}
+	}
+	for _, attrs := range all {
 		key := strings.TrimPrefix(attrs.Name, s.Prefix)
 		p := stager.Part{Size: attrs.Size, CRC32C: attrs.CRC32C, Note: []byte(attrs.Metadata[noteKey])}
-		if _, err := fmt.Sscanf(strings.TrimPrefix(key, dir), "part-%016x", &p.Offset); err != nil || u.name("part", p) != key {
+		if _, err := fmt.Sscanf(strings.TrimPrefix(key, dir+u.kind("part")), "-%016x", &p.Offset); err != nil || u.name("part", p) != key {
 			continue // not ours: it is removed with the rest
 		}
 		u.parts = append(u.parts, p)
@@ -57,7 +65,15 @@ func (s *Store) Upload(ctx context.Context, key, dir string, size int64) (stager
 }
 
 func (u *upload) name(kind string, p stager.Part) string {
-	return fmt.Sprintf("%s%s-%016x-%x", u.dir, kind, p.Offset, p.Size)
+	return fmt.Sprintf("%s%s-%016x-%x", u.dir, u.kind(kind), p.Offset, p.Size)
+}
+
+// kind is other after parts were found to be wrong that the bucket does not let go of.
+func (u *upload) kind(kind string) string {
+	if u.round == 0 {
+		return kind
+	}
+	return fmt.Sprintf("%s%d", kind, u.round)
 }
 
 func (u *upload) Parts() []stager.Part { return u.parts }
@@ -119,8 +135,13 @@ func (u *upload) Commit(ctx context.Context, parts []stager.Part) error {
 	if _, err := u.compose(ctx, u.key, whole, level); err != nil {
 		return u.finished(ctx, whole, err)
 	}
-	if err := u.remove(ctx, made); err != nil {
-		// The object is there. Whoever lists the parts at the end sees what is left.
+	// The object is there. Whoever lists the parts at the end sees what is left.
+	if u.store.undeletable.Load() {
+		return nil
+	}
+	if err := u.remove(ctx, made); errors.Is(err, fs.ErrPermission) {
+		u.store.undeletable.Store(true)
+	} else if err != nil {
 		u.store.Log.Warn("removing the parts of a file", "key", u.key, "err", err)
 	}
 	return nil
@@ -212,7 +233,7 @@ func (u *upload) remove(ctx context.Context, pieces []piece) error {
 	return group.Wait()
 }
 
-// Discard removes all that is below dir.
+// Discard removes all that is below dir. Where the bucket does not let go of it, a mark says that it is void.
 func (u *upload) Discard(ctx context.Context) error {
 	var all []piece
 	for o, err := range u.store.List(ctx, u.dir) {
@@ -221,7 +242,11 @@ func (u *upload) Discard(ctx context.Context) error {
 		}
 		all = append(all, piece{key: o.Key})
 	}
-	return u.remove(ctx, all)
+	err := u.remove(ctx, all)
+	if errors.Is(err, fs.ErrPermission) {
+		return u.store.Put(ctx, fmt.Sprintf("%svoid-%d", u.dir, u.round), 0)
+	}
+	return err
 }
 
 // Close does nothing: the parts are objects.
