@@ -227,7 +227,12 @@ func writeOnce(ctx context.Context, o *storage.ObjectHandle, p stager.Part, data
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	return w.Attrs(), nil
+	attrs := w.Attrs()
+	if attrs.Generation == 0 || attrs.Size != p.Size || attrs.CRC32C != p.CRC32C {
+		// What claims success has not done this; whether it was done shows when it is sent again.
+		return nil, fmt.Errorf("%s: the answer is about another object: %w", o.ObjectName(), io.ErrUnexpectedEOF)
+	}
+	return attrs, nil
 }
 
 // List iterates over the objects below prefix.
