@@ -67,11 +67,11 @@ func TestRequestBudget(t *testing.T) {
 		t.Errorf("the Hub is asked %v, want %v", got, want)
 	}
 	want = map[string]int{
-		"list":    4 + uploads,                               // parts at the beginning and the end, objects, other commits; parts of each upload
-		"get":     2,                                         // manifest, ref
-		"insert":  files - uploads + parts + uploads + 1 + 1, // small files, parts, records, manifest, ref
+		"list":    4 + uploads,                                   // parts at the beginning and the end, objects, other commits; parts of each upload
+		"get":     2,                                             // manifest, ref
+		"insert":  files - uploads + parts + uploads + 1 + 1 + 1, // small files, parts, records, the trial, manifest, ref
 		"compose": composes + joins,
-		"delete":  parts + joins + uploads, // the last are the records
+		"delete":  parts + joins + uploads + 1, // the last are the records and the trial
 	}
 	if got := bucketRequests(b); !maps.Equal(got, want) {
 		t.Errorf("the bucket is asked %v, want %v", got, want)

@@ -31,8 +31,8 @@ func TestCrashMatrix(t *testing.T) {
 		t.Fatal(err)
 	}
 	want, writes := whole.Contents(), store.Writes()
-	// put ×3 and the record, part ×3, commit, manifest, ref, delete the record
-	if len(writes) != 11 {
+	// put ×3, the record and the trial, part ×3, commit, manifest, ref, delete the record and the trial
+	if len(writes) != 13 {
 		t.Errorf("%d writes: %q", len(writes), writes)
 	}
 	cases := 0

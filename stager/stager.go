@@ -23,8 +23,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/headstart-serving/headstart/manifest"
 )
 
@@ -87,6 +85,7 @@ type Result struct {
 	Fetched  int64           // bytes received from the source
 	Copied   int64           // bytes copied inside the bucket from another commit
 	Reused   int64           // bytes that an earlier run had left in the bucket
+	Kept     Kept            // what the bucket did not let go of
 	Elapsed  time.Duration
 }
 
@@ -164,6 +163,9 @@ func (s *Stager) copy(ctx context.Context, t *transfer, v survey) (Result, error
 	}
 	files := choice.Files
 	t.strangers(files)
+	if err := s.admit(ctx, t.model); err != nil {
+		return Result{}, err
+	}
 	t.files = make([]manifest.File, len(files))
 	err = t.run(ctx, files)
 	at := t.meter.counted()
@@ -206,12 +208,8 @@ func (s *Stager) finish(ctx context.Context, r Result, snapshot Snapshot, left [
 			return r, fmt.Errorf("the model is staged, but its parts are not removed: %w", err)
 		}
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(16)
-	for _, o := range left {
-		group.Go(func() error { return s.Store.Delete(ctx, o.Key) })
-	}
-	if err := group.Wait(); err != nil {
+	var err error
+	if r.Kept, err = s.clear(ctx, left); err != nil {
 		return r, fmt.Errorf("the model is staged, but its parts are not removed: %w", err)
 	}
 	meter.event(Committed, "", 0, 0, 0)

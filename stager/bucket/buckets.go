@@ -18,6 +18,7 @@ type bucketAttributes struct {
 	Location       string
 	StorageClass   string
 	Labels         map[string]string `json:",omitempty"`
+	Policy
 }
 
 func newBucketAttributes(now time.Time) bucketAttributes {
@@ -40,6 +41,7 @@ type bucketResource struct {
 	Updated          string            `json:"updated"`
 	Labels           map[string]string `json:"labels,omitempty"`
 	IAMConfiguration any               `json:"iamConfiguration"`
+	policyResource
 }
 
 func (b *bucket) resource(r *http.Request) bucketResource {
@@ -53,6 +55,7 @@ func (b *bucket) resource(r *http.Request) bucketResource {
 		Location: b.Location, LocationType: "multi-region", StorageClass: b.StorageClass,
 		TimeCreated: formatTime(b.Created), Updated: formatTime(b.Updated), Labels: b.Labels,
 		IAMConfiguration: map[string]access{"uniformBucketLevelAccess": {true}},
+		policyResource:   b.Policy.resource(),
 	}
 }
 
@@ -80,7 +83,7 @@ func (s *Server) createBucket(name string, a bucketAttributes) (*bucket, error) 
 	if a.StorageClass != "" {
 		b.StorageClass = a.StorageClass
 	}
-	b.Labels = a.Labels
+	b.Labels, b.Policy = a.Labels, a.Policy
 	if err := b.saveAttributes(); err != nil {
 		return nil, err
 	}
@@ -111,11 +114,12 @@ func (s *Server) insertBucket(w http.ResponseWriter, r *http.Request, rt route) 
 
 // apply changes a as a bucket resource says.
 func (a *bucketAttributes) apply(body objectBody) error {
-	for feature, raw := range body {
-		var v struct{ Enabled bool }
-		if (feature == "versioning" || feature == "hierarchicalNamespace") && json.Unmarshal(raw, &v) == nil && v.Enabled {
-			return errUnsupported(feature)
-		}
+	var v struct{ Enabled bool }
+	if json.Unmarshal(body["hierarchicalNamespace"], &v) == nil && v.Enabled {
+		return errUnsupported("hierarchicalNamespace")
+	}
+	if err := a.Policy.apply(body); err != nil {
+		return err
 	}
 	if v := body.text("location"); v != "" {
 		a.Location = strings.ToUpper(v)
@@ -169,7 +173,7 @@ func (s *Server) getBucket(w http.ResponseWriter, r *http.Request, rt route) err
 	return s.answerBucket(w, r, b)
 }
 
-// patchBucket answers PATCH and PUT of a bucket: labels and storage class can change.
+// patchBucket answers PATCH and PUT of a bucket: labels, storage class and policies can change.
 func (s *Server) patchBucket(w http.ResponseWriter, r *http.Request, rt route) error {
 	body, err := decodeBody(r.Body)
 	if err != nil {
@@ -183,6 +187,12 @@ func (s *Server) patchBucket(w http.ResponseWriter, r *http.Request, rt route) e
 }
 
 func (s *Server) changeBucket(r *http.Request, rt route, body objectBody) (*bucket, error) {
+	delete(body, "location") // a bucket does not move
+	return s.alterBucket(r, rt, func(a *bucketAttributes) error { return a.apply(body) })
+}
+
+// alterBucket gives a bucket other attributes and the next metageneration.
+func (s *Server) alterBucket(r *http.Request, rt route, change func(*bucketAttributes) error) (*bucket, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, err := s.conditionalBucket(r, rt)
@@ -190,8 +200,7 @@ func (s *Server) changeBucket(r *http.Request, rt route, body objectBody) (*buck
 		return nil, err
 	}
 	a := b.bucketAttributes
-	delete(body, "location") // a bucket does not move
-	if err := a.apply(body); err != nil {
+	if err := change(&a); err != nil {
 		return nil, err
 	}
 	a.Metageneration++
@@ -208,7 +217,8 @@ func (s *Server) deleteBucket(w http.ResponseWriter, r *http.Request, rt route) 
 	if err != nil {
 		return err
 	}
-	if len(b.objects) > 0 {
+	b.expire(time.Now())
+	if len(b.objects)+len(b.older) > 0 { // here no bucket is soft-deleted with its objects
 		return &apiError{status: http.StatusConflict, reason: "conflict", code: "BucketNotEmpty", message: "The bucket you tried to delete is not empty."}
 	}
 	for _, u := range b.sessions {

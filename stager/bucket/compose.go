@@ -109,7 +109,7 @@ func (s *Server) compose(bucket string, c composeRequest) (*object, error) {
 	}
 	for _, src := range sources {
 		if b.objects[src.Name] == src {
-			if err := b.remove(src); err != nil {
+			if err := b.remove(src, false); err != nil {
 				return nil, err
 			}
 		}

@@ -28,7 +28,7 @@ func recordName(object string) string {
 
 // openBucket reads a bucket's folder, and removes what a killed server left behind there.
 func openBucket(dir, name string) (*bucket, error) {
-	b := &bucket{Name: name, dir: dir, objects: map[string]*object{}, sessions: map[string]*session{}, refs: map[string]int{}}
+	b := &bucket{Name: name, dir: dir, objects: map[string]*object{}, older: map[string][]*object{}, sessions: map[string]*session{}, refs: map[string]int{}}
 	for _, sub := range []string{"objects", "blobs", "uploads"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o777); err != nil {
 			return nil, err
@@ -56,12 +56,16 @@ func (b *bucket) loadAttributes() error {
 }
 
 func (b *bucket) loadObjects() error {
-	return b.eachRecord("objects", func(path string) error {
+	err := b.eachRecord("objects", func(path string) error {
 		o := new(object)
 		if err := readJSON(path, o); err != nil {
 			return err
 		}
-		if recordName(o.Name) != filepath.Base(path) {
+		if want := b.recordPath(o.Name); !o.live() {
+			if want = b.olderPath(o); want != path {
+				return fmt.Errorf("%s is the record of another generation: remove it", path)
+			}
+		} else if want != path {
 			return fmt.Errorf("%s is the record of another name: remove it", path)
 		}
 		for _, p := range o.Pieces {
@@ -69,9 +73,35 @@ func (b *bucket) loadObjects() error {
 				return os.Remove(path) // its bytes went in a power cut
 			}
 		}
+		if !o.live() {
+			b.older[o.Name] = append(b.older[o.Name], o)
+			b.hold(o.Pieces)
+			return nil
+		}
 		b.insert(o)
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return b.loadOlder()
+}
+
+// loadOlder drops the records of generations that are live still: a killed server was about to replace them.
+func (b *bucket) loadOlder() error {
+	for name, list := range b.older {
+		for _, o := range slices.Clone(list) {
+			if live := b.objects[name]; live == nil || live.Generation != o.Generation {
+				continue
+			}
+			if err := b.forget(o); err != nil {
+				return err
+			}
+			b.release(o.Pieces)
+		}
+	}
+	b.expire(time.Now())
+	return nil
 }
 
 func (b *bucket) loadSessions() error {
@@ -142,6 +172,11 @@ func (b *bucket) newest() int64 {
 	var g int64
 	for _, o := range b.objects {
 		g = max(g, o.Generation)
+	}
+	for _, list := range b.older {
+		for _, o := range list {
+			g = max(g, o.Generation)
+		}
 	}
 	return g
 }

@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // maxResults is the longest page of a list.
@@ -21,6 +22,8 @@ type listQuery struct {
 	After                    string // continue behind this object,
 	AfterPrefix              string // or behind everything that begins with this
 	Limit                    int
+	Versions, SoftDeleted    bool
+	AfterVersion             string // continue behind this generation: see version
 }
 
 // listPage is what a listQuery found.
@@ -88,12 +91,14 @@ func (q *listQuery) resume(token string) error {
 		return nil
 	}
 	data, err := base64.URLEncoding.DecodeString(token)
-	if err != nil || len(data) < 2 || len(data) > maxNameBytes+1 {
+	if err != nil || len(data) < 2 || len(data) > maxNameBytes+22 {
 		return errInvalid("Invalid page token: %s", clip(token))
 	}
 	switch data[0] {
 	case 'o':
 		q.After = string(data[1:])
+	case 'v':
+		q.AfterVersion = string(data[1:])
 	case 'p':
 		q.AfterPrefix = string(data[1:])
 	default:
@@ -111,8 +116,9 @@ func parseListQuery(v url.Values) (listQuery, error) {
 	if v.Get("matchGlob") != "" {
 		return q, errUnsupported("matchGlob")
 	}
-	if v.Get("softDeleted") == "true" {
-		return q, errUnsupported("soft delete")
+	q.Versions, q.SoftDeleted = v.Get("versions") == "true", v.Get("softDeleted") == "true"
+	if q.Versions && q.SoftDeleted {
+		return q, errInvalid("versions and softDeleted cannot both be set.")
 	}
 	if s := v.Get("maxResults"); s != "" {
 		n, err := strconv.Atoi(s)
@@ -149,11 +155,15 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request, rt route) e
 }
 
 func (s *Server) listBucket(name string, q listQuery) (listPage, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	b, err := s.lookup(name)
 	if err != nil {
 		return listPage{}, err
+	}
+	if q.Versions || q.SoftDeleted {
+		b.expire(time.Now())
+		return b.listGenerations(q), nil
 	}
 	return b.list(q), nil
 }

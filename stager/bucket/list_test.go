@@ -170,7 +170,7 @@ func TestBuckets(t *testing.T) {
 	if _, err := b.Attrs(ctx); !errors.Is(err, storage.ErrBucketNotExist) {
 		t.Errorf("after the delete: %v", err)
 	}
-	h.ask(t, "POST", "/storage/v1/b", []byte(`{"name":"with-versions","versioning":{"enabled":true}}`)).want(t, 501)
+	h.ask(t, "POST", "/storage/v1/b", []byte(`{"name":"with-folders","hierarchicalNamespace":{"enabled":true}}`)).want(t, 501)
 	h.ask(t, "PUT", "/third-bucket", nil).want(t, 200)
 	h.ask(t, "HEAD", "/third-bucket", nil).want(t, 200)
 	h.ask(t, "DELETE", "/third-bucket", nil).want(t, 204)

@@ -21,7 +21,10 @@ type object struct {
 	Components     int    `json:",omitempty"` // of a composite object, else 0
 	Created        time.Time
 	Updated        time.Time
-	Upload         string `json:",omitempty"` // the resumable upload that made it
+	Upload         string    `json:",omitempty"` // the resumable upload that made it
+	Deleted        time.Time `json:",omitzero"`  // when it became noncurrent
+	SoftDeleted    time.Time `json:",omitzero"`  // when it was deleted for good, but can be restored
+	HardDelete     time.Time `json:",omitzero"`  // when it goes
 	Attributes     attributes
 	Pieces         []piece // its bytes, in order
 }
@@ -52,6 +55,9 @@ type objectResource struct {
 	Updated        string `json:"updated"`
 	TimeFinalized  string `json:"timeFinalized"`
 	TimeClass      string `json:"timeStorageClassUpdated"`
+	TimeDeleted    string `json:"timeDeleted,omitempty"`
+	SoftDeleteTime string `json:"softDeleteTime,omitempty"`
+	HardDeleteTime string `json:"hardDeleteTime,omitempty"`
 	attributes
 }
 
@@ -77,6 +83,9 @@ func (o *object) resource(r *http.Request, bucket string) objectResource {
 		Updated:        formatTime(o.Updated),
 		TimeFinalized:  formatTime(o.Created),
 		TimeClass:      formatTime(o.Created),
+		TimeDeleted:    formatTime(o.Deleted),
+		SoftDeleteTime: formatTime(o.SoftDeleted),
+		HardDeleteTime: formatTime(o.HardDelete),
 		attributes:     o.Attributes,
 	}
 }
@@ -111,7 +120,13 @@ func decodeMD5(s string) ([]byte, error) {
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
-func formatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+// formatTime is "" for the zero time.
+func formatTime(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02T15:04:05.000Z")
+}
 
 // baseURL returns the URL of this server in the client's words.
 func baseURL(r *http.Request) string {

@@ -39,6 +39,9 @@ func (s *Server) change(r *http.Request, rt route, change func(*attributes) erro
 	if err != nil {
 		return nil, err
 	}
+	if !old.live() {
+		return nil, errUnsupported("changes of noncurrent objects")
+	}
 	o := *old
 	if err := change(&o.Attributes); err != nil {
 		return nil, err
@@ -78,7 +81,13 @@ func (s *Server) deleteObject(w http.ResponseWriter, r *http.Request, rt route) 
 	if err != nil {
 		return err
 	}
-	if err := b.remove(o); err != nil {
+	forGood := r.URL.Query().Get("generation") != ""
+	if !o.live() {
+		err = b.deleteGeneration(o)
+	} else {
+		err = b.remove(o, forGood)
+	}
+	if err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -38,7 +38,7 @@ func (s *Server) openRequested(r *http.Request, rt route) (*reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	rd, err := s.openObject(rt.bucket, rt.object, generation)
+	rd, err := s.openObject(rt.bucket, rt.object, generation, r.URL.Query().Get("softDeleted") == "true")
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package bucket
 import (
 	"net/http"
 	"os"
+	"time"
 )
 
 // copyRequest is a copy, rewrite or move: the source in the path, and what the destination becomes.
@@ -148,7 +149,7 @@ func (s *Server) copyRequested(r *http.Request, rt route) (*object, error) {
 // copy makes the destination. A body replaces the source's attributes, an empty one keeps them.
 func (s *Server) copy(from, to *bucket, src *object, name string, c copyRequest) (*object, error) {
 	o := *src
-	o.Name, o.Upload = name, ""
+	o.Name, o.Upload, o.Deleted = name, "", time.Time{}
 	if len(c.body) > 0 {
 		o.Attributes = attributes{}
 		if err := o.Attributes.apply(c.body); err != nil {
@@ -175,7 +176,7 @@ func (s *Server) copy(from, to *bucket, src *object, name string, c copyRequest)
 		return nil, err
 	}
 	if c.remove {
-		return &o, from.remove(src)
+		return &o, from.remove(src, false)
 	}
 	return &o, nil
 }

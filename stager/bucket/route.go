@@ -92,6 +92,11 @@ func jsonRoute(r *http.Request, rest string) (route, error) {
 		h = objectsJSON(method)
 	case n == 2 && at(1, "storageLayout") && method == http.MethodGet:
 		h = handler{"storage.buckets.getStorageLayout", (*Server).storageLayout}
+	case n == 2 && at(1, "lockRetentionPolicy") && method == http.MethodPost:
+		h = handler{"storage.buckets.lockRetentionPolicy", (*Server).lockRetention}
+	case n == 4 && at(1, "o") && at(3, "restore") && method == http.MethodPost:
+		h = handler{"storage.objects.restore", (*Server).restoreObject}
+		rt.object = parts[2]
 	case n == 3 && at(1, "o"):
 		h = objectJSON(method)
 		rt.object = parts[2]

@@ -5,8 +5,10 @@
 // resumable uploads, compose, rewrite, copy, move, list, patch, update and delete, and buckets.
 // Generations, metagenerations, preconditions on every verb, and hashes in both directions behave
 // as the service's do, and what its rules forbid is refused with its status, reason and message.
-// There is no authorization, no versioning, no soft delete and no encryption with client keys;
-// whoever asks for one of the last three gets an error instead of a half-truth.
+// Retention policies, holds, versioning and soft delete are off until a bucket is given them
+// ([Policy]; new buckets of the service have a soft delete of seven days). There is no authorization
+// but [Server.Deny], and no encryption with client keys: whoever asks for it gets an error instead of
+// a half-truth.
 //
 // Layout of the directory (private): one folder a bucket, and in it
 //
@@ -57,6 +59,7 @@ type Server struct {
 	buckets    map[string]*bucket
 	generation int64 // the last one given out; microseconds, as the service's
 	rewrites   map[string]*rewrite
+	denied     map[string]bool
 
 	requests requestLog
 	faults   faultPlan
@@ -137,6 +140,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	err := routeErr
 	if err == nil && (r.Header.Get("X-Goog-Encryption-Algorithm") != "" || r.Header.Get("X-Goog-Copy-Source-Encryption-Algorithm") != "") {
 		err = errUnsupported("encryption keys of the client")
+	}
+	if err == nil {
+		err = s.permit(rt)
 	}
 	if err == nil {
 		err = s.faults.apply(rec, r, rt, func(w http.ResponseWriter, r *http.Request) error {

@@ -13,7 +13,8 @@ type bucket struct {
 	bucketAttributes
 
 	objects  map[string]*object
-	names    []string // of objects, in the order of their bytes
+	names    []string             // of objects, in the order of their bytes
+	older    map[string][]*object // generations that are not live, by name
 	sessions map[string]*session
 	refs     map[string]int // how many records and readers hold a blob
 }
@@ -35,7 +36,10 @@ func (b *bucket) find(name string, generation int64) (*object, error) {
 		return nil, err
 	}
 	o := b.objects[name]
-	if o == nil || generation != 0 && generation != o.Generation {
+	if generation != 0 && (o == nil || generation != o.Generation) {
+		o = b.findOlder(name, generation, false)
+	}
+	if o == nil {
 		return nil, errNoObject(b.Name, name)
 	}
 	return o, nil
@@ -51,12 +55,26 @@ func (s *Server) put(b *bucket, o *object, cond conditions) error {
 	if err := cond.forWrite(old); err != nil {
 		return err
 	}
-	if old != nil && (old.Attributes.EventBasedHold || old.Attributes.TemporaryHold) {
-		return errHeld(b.Name, o.Name)
+	if old != nil && s.denied["storage.objects.delete"] {
+		return errDenied("storage.objects.delete")
 	}
+	if old != nil && !b.Versioning { // a noncurrent object is kept, and so the policies are
+		if err := b.keeps(old); err != nil {
+			return err
+		}
+	}
+	o.Attributes.EventBasedHold = o.Attributes.EventBasedHold || b.DefaultHold
 	o.Generation, o.Metageneration = s.nextGeneration(), 1
 	o.Created = time.UnixMicro(o.Generation).UTC()
 	o.Updated = o.Created
+	if old == nil {
+		return b.replace(nil, o)
+	}
+	// Written before the new record: a server that is killed in between has both, and drops this one.
+	b.hold(old.Pieces)
+	if err := b.retire(old, false); err != nil {
+		return err
+	}
 	return b.replace(old, o)
 }
 
@@ -72,10 +90,16 @@ func (b *bucket) replace(old, o *object) error {
 	return nil
 }
 
-// remove deletes o. The caller holds mu.
-func (b *bucket) remove(o *object) error {
-	if o.Attributes.EventBasedHold || o.Attributes.TemporaryHold {
-		return errHeld(b.Name, o.Name)
+// remove deletes o, which is live; forGood as retire has it. The caller holds mu.
+func (b *bucket) remove(o *object, forGood bool) error {
+	if !b.Versioning || forGood {
+		if err := b.keeps(o); err != nil {
+			return err
+		}
+	}
+	b.hold(o.Pieces)
+	if err := b.retire(o, forGood); err != nil {
+		return err
 	}
 	if err := os.Remove(b.recordPath(o.Name)); err != nil {
 		return err
@@ -113,16 +137,20 @@ type reader struct {
 	bucket *bucket
 }
 
-// openObject finds a live object and holds its bytes.
-func (s *Server) openObject(bucket, name string, generation int64) (*reader, error) {
+// openObject finds an object and holds its bytes.
+func (s *Server) openObject(bucket, name string, generation int64, softDeleted bool) (*reader, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, err := s.lookup(bucket)
 	if err != nil {
 		return nil, err
 	}
-	o, err := b.find(name, generation)
-	if err != nil {
+	var o *object
+	if softDeleted {
+		if o = b.findOlder(name, generation, true); o == nil {
+			return nil, errNoObject(bucket, name)
+		}
+	} else if o, err = b.find(name, generation); err != nil {
 		return nil, err
 	}
 	b.hold(o.Pieces)

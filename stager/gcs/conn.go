@@ -8,12 +8,17 @@ import (
 	"time"
 )
 
+// Dial makes a connection, as [net.Dialer.DialContext] does.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
 // dial makes connections that end when nothing moves on them for so long: neither a byte that is sent
 // nor one that comes. The client knows no such limit, and a request that hangs would hang for ever.
-func dial(stall time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
-	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+func dial(next Dial, stall time.Duration) Dial {
+	if next == nil {
+		next = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		c, err := dialer.DialContext(ctx, network, address)
+		c, err := next(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}

@@ -17,7 +17,6 @@ import (
 
 	"google.golang.org/api/googleapi"
 
-	"github.com/headstart-serving/headstart/manifest"
 	"github.com/headstart-serving/headstart/stager"
 )
 
@@ -65,16 +64,17 @@ func (s *Store) put(ctx context.Context, key string, generation int64, p stager.
 	return stored(answer, p)
 }
 
-// stored reads what the service says of an object that it has stored.
+// stored reads what the service says of an object that it has stored. What claims success and is about no
+// object, or another one, has not done this; whether it was done shows when it is sent again.
 func stored(answer *http.Response, p stager.Part) (int64, error) {
 	generation, err := strconv.ParseInt(answer.Header.Get("X-Goog-Generation"), 10, 64)
 	if err != nil || generation <= 0 {
-		return 0, stager.Fail(manifest.ErrInvalid, "%s answers to an upload without a generation: it is not Cloud Storage: check STORAGE_EMULATOR_HOST and proxies", answer.Request.URL.Host)
+		return 0, fmt.Errorf("%s answers to an upload without a generation: it is not Cloud Storage: check STORAGE_EMULATOR_HOST and proxies: %w", answer.Request.URL.Host, io.ErrUnexpectedEOF)
 	}
 	for _, line := range answer.Header.Values("X-Goog-Hash") {
 		for sum := range strings.SplitSeq(line, ",") {
 			if got, ok := strings.CutPrefix(strings.TrimSpace(sum), "crc32c="); ok && got != encodeCRC(p.CRC32C) {
-				return 0, &manifest.MismatchError{Path: answer.Request.URL.Path, Offset: p.Offset, Size: p.Size, Sum: "crc32c", Want: encodeCRC(p.CRC32C), Got: fmt.Sprintf("%.20s", got)}
+				return 0, fmt.Errorf("%s answers to an upload with crc32c %.20q instead of %s: %w", answer.Request.URL.Host, got, encodeCRC(p.CRC32C), io.ErrUnexpectedEOF)
 			}
 		}
 	}

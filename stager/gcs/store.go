@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"cloud.google.com/go/storage"
@@ -43,6 +44,7 @@ type Config struct {
 	Attempts int                                       // of each request; 0 is 8
 	Wait     time.Duration                             // before the second attempt, doubling up to 16 times that; 0 is 1 s
 	Wrap     func(http.RoundTripper) http.RoundTripper // optional; around every request, for tests and counters
+	Dial     Dial                                      // optional; instead of the system's, for tests
 }
 
 // Store is a bucket.
@@ -53,6 +55,8 @@ type Store struct {
 	http   *http.Client // the client's
 	xml    *url.URL     // of the service
 	fan    int          // sources of one compose at most
+
+	undeletable atomic.Bool // the bucket does not let go of parts
 }
 
 // New makes a client. It looks for credentials, and does not touch the bucket.
@@ -78,7 +82,7 @@ func New(ctx context.Context, c Config) (*Store, error) {
 		return nil, stager.Fail(fs.ErrPermission, "bucket gs://%s: no usable Google credentials (%v): run gcloud auth application-default login, or give the pod a service account by Workload Identity", c.Bucket, oneLine(err))
 	}
 	hc := &http.Client{
-		Transport: bounded{transport},
+		Transport: checked{bounded{transport}},
 		// Cloud Storage answers by itself, and the transport would show the token to whatever host comes next.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -118,7 +122,7 @@ func (c Config) transport(ctx context.Context, service *url.URL) (http.RoundTrip
 	protocols.SetHTTP1(true)
 	base := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dial(c.Stall),
+		DialContext:            dial(c.Dial, c.Stall),
 		Protocols:              protocols,
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        90 * time.Second,
@@ -253,6 +257,9 @@ func (s *Store) attrs(ctx context.Context, prefix string, fields ...string) iter
 			if errors.Is(err, iterator.Done) {
 				return
 			}
+			if err == nil && attrs == nil { // {"items":[null]}
+				err = errors.New("the listing has an entry that is no object")
+			}
 			if !yield(attrs, s.explain(prefix, err)) || err != nil {
 				return
 			}
@@ -290,10 +297,23 @@ func (s *Store) explain(key string, err error) error {
 		return stager.Fail(fs.ErrNotExist, "bucket gs://%s does not exist, or %s was removed meanwhile", s.Bucket, key)
 	case api.Code == http.StatusUnauthorized:
 		return stager.Fail(fs.ErrPermission, "bucket gs://%s: the credentials are not valid (%s): run gcloud auth application-default login, or check Workload Identity", s.Bucket, oneLine(api))
+	case api.Code == http.StatusForbidden && retained(api):
+		return stager.Fail(fs.ErrPermission, "%s/%s is kept by the bucket's retention policy or a hold (%s)", s, key, oneLine(api))
 	case api.Code == http.StatusForbidden:
 		return stager.Fail(fs.ErrPermission, "bucket gs://%s: access to %q is denied (%s): grant this account roles/storage.objectUser on the bucket", s.Bucket, key, oneLine(api))
 	}
 	return stager.Fail(api, "%s/%s: the service answers with %s", s, key, oneLine(api))
+}
+
+// retained reports an object that may not go, whoever asks
+// (https://cloud.google.com/storage/docs/json_api/v1/status-codes).
+func retained(api *googleapi.Error) bool {
+	for _, e := range api.Errors {
+		if e.Reason == "retentionPolicyNotMet" || e.Reason == "objectUnderActiveHold" {
+			return true
+		}
+	}
+	return strings.Contains(api.Message, "under active hold")
 }
 
 // oneLine bounds what a server says.
@@ -301,7 +321,11 @@ func oneLine(err error) string {
 	text := err.Error()
 	var api *googleapi.Error
 	if errors.As(err, &api) {
-		text = fmt.Sprintf("status %d %s", api.Code, api.Message)
+		message := api.Message
+		if _, rest, ok := strings.Cut(api.Body, "<Message>"); ok && message == "" { // the XML API's, which reads go to
+			message, _, _ = strings.Cut(rest, "</Message>")
+		}
+		text = fmt.Sprintf("status %d %s", api.Code, message)
 	}
 	text = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ type upload struct {
 	dir   string
 	size  int64
 	parts []stager.Part // left by earlier runs
+	round int           // how often parts were discarded that are still there
 
 	mu          sync.Mutex
 	generations map[string]int64 // of the parts, by their keys
@@ -52,13 +54,19 @@ func (s *Store) Peek(ctx context.Context, key, dir string) ([]stager.Part, error
 
 func (u *upload) list(ctx context.Context) error {
 	s, dir := u.store, u.dir
-	for attrs, err := range s.attrs(ctx, dir+"part-", "Name", "Size", "CRC32C", "Generation", "Metadata") {
+	var all []*storage.ObjectAttrs
+	for attrs, err := range s.attrs(ctx, dir, "Name", "Size", "CRC32C", "Generation", "Metadata") {
 		if err != nil {
 			return err
 		}
+		if all = append(all, attrs); strings.HasPrefix(attrs.Name, s.Prefix+dir+"void-") {
+			u.round++
+		}
+	}
+	for _, attrs := range all {
 		key := strings.TrimPrefix(attrs.Name, s.Prefix)
 		p := stager.Part{Size: attrs.Size, CRC32C: attrs.CRC32C, Note: []byte(attrs.Metadata[noteKey])}
-		if _, err := fmt.Sscanf(strings.TrimPrefix(key, dir), "part-%016x", &p.Offset); err != nil || u.name("part", p) != key {
+		if _, err := fmt.Sscanf(strings.TrimPrefix(key, dir+u.kind("part")), "-%016x", &p.Offset); err != nil || u.name("part", p) != key {
 			continue // not ours: it is removed with the rest
 		}
 		u.parts = append(u.parts, p)
@@ -69,7 +77,15 @@ func (u *upload) list(ctx context.Context) error {
 }
 
 func (u *upload) name(kind string, p stager.Part) string {
-	return fmt.Sprintf("%s%s-%016x-%x", u.dir, kind, p.Offset, p.Size)
+	return fmt.Sprintf("%s%s-%016x-%x", u.dir, u.kind(kind), p.Offset, p.Size)
+}
+
+// kind is other after parts were found to be wrong that the bucket does not let go of.
+func (u *upload) kind(kind string) string {
+	if u.round == 0 {
+		return kind
+	}
+	return fmt.Sprintf("%s%d", kind, u.round)
 }
 
 func (u *upload) Parts() []stager.Part { return u.parts }
@@ -135,8 +151,13 @@ func (u *upload) Commit(ctx context.Context, parts []stager.Part) error {
 	if _, err := u.compose(ctx, u.key, whole, level); err != nil {
 		return u.finished(ctx, whole, err)
 	}
-	if err := u.remove(ctx, made); err != nil {
-		// The object is there. Whoever lists the parts at the end sees what is left.
+	// The object is there. Whoever lists the parts at the end sees what is left.
+	if u.store.undeletable.Load() {
+		return nil
+	}
+	if err := u.remove(ctx, made); errors.Is(err, fs.ErrPermission) {
+		u.store.undeletable.Store(true)
+	} else if err != nil {
 		u.store.Log.Warn("removing the parts of a file", "key", u.key, "err", err)
 	}
 	return nil
@@ -191,8 +212,10 @@ func (u *upload) compose(ctx context.Context, key string, want stager.Part, piec
 		return attrs.Generation, nil
 	case mine || key != u.key:
 		// A service that does not compare the sum; or the remains of a run whose parts were replaced.
-		err := o.If(storage.Conditions{GenerationMatch: attrs.Generation}).Delete(ctx)
-		return 0, errors.Join(fmt.Errorf("%s came out with other bytes than its parts and is removed: run again", key), err)
+		if err := o.If(storage.Conditions{GenerationMatch: attrs.Generation}).Delete(ctx); err != nil {
+			return 0, fmt.Errorf("%s came out with other bytes than its parts: remove it and run again (it could not be removed: %s)", key, oneLine(err))
+		}
+		return 0, fmt.Errorf("%s came out with other bytes than its parts and is removed: run again", key)
 	}
 	return 0, u.store.occupied(u.key)
 }
@@ -226,7 +249,7 @@ func (u *upload) remove(ctx context.Context, pieces []piece) error {
 	return group.Wait()
 }
 
-// Discard removes all that is below dir.
+// Discard removes all that is below dir. Where the bucket does not let go of it, a mark says that it is void.
 func (u *upload) Discard(ctx context.Context) error {
 	var all []piece
 	for o, err := range u.store.List(ctx, u.dir) {
@@ -235,7 +258,11 @@ func (u *upload) Discard(ctx context.Context) error {
 		}
 		all = append(all, piece{key: o.Key})
 	}
-	return u.remove(ctx, all)
+	err := u.remove(ctx, all)
+	if errors.Is(err, fs.ErrPermission) {
+		return u.store.Put(ctx, fmt.Sprintf("%svoid-%d", u.dir, u.round), 0)
+	}
+	return err
 }
 
 // Close does nothing: the parts are objects.

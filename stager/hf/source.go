@@ -41,10 +41,14 @@ type Config struct {
 	Wait    time.Duration                             // before the second try, doubling up to 8 times that; 0 is 1 s
 	Wrap    func(http.RoundTripper) http.RoundTripper // optional; around every request, for tests and counters
 	Patient time.Duration                             // the longest wait that a rate limit may ask for; 0 is 10 minutes
+	Dial    Dial                                      // optional; instead of the system's, for tests
 
 	DisableXet bool  // a file that is to be had through Xet alone is then an error
 	XetAbove   int64 // bytes; larger files go through Xet where the Hub offers it; 0 is 50·10⁹
 }
+
+// Dial makes a connection, as [net.Dialer.DialContext] does.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 // Source is a Hub. It is safe for concurrent use.
 type Source struct {
@@ -55,6 +59,7 @@ type Source struct {
 	locations locations
 	xet       *xet.Client
 	tokens    tokens
+	described described
 }
 
 // New returns a source. It makes no request.
@@ -87,7 +92,7 @@ func New(c Config) (*Source, error) {
 			*d = or
 		}
 	}
-	s := &Source{Config: c, base: base, bulk: transport()}
+	s := &Source{Config: c, base: base, bulk: transport(c.Dial)}
 	if c.Wrap != nil {
 		s.bulk = c.Wrap(s.bulk)
 	}
@@ -109,12 +114,15 @@ func shown(u *url.URL) string {
 }
 
 // transport keeps a connection for each stream. In HTTP/2 all of them would share one.
-func transport() http.RoundTripper {
+func transport(dial Dial) http.RoundTripper {
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:         dial,
 		Protocols:           protocols,
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: 10 * time.Second,
@@ -148,8 +156,9 @@ func (s *Source) Resolve(ctx context.Context, repo, revision string) (stager.Sna
 		return stager.Snapshot{Model: manifest.Model{Repo: repo, Commit: revision}}, nil
 	}
 	var info struct {
-		SHA      string `json:"sha"`
-		Disabled bool   `json:"disabled"`
+		SHA      string    `json:"sha"`
+		Disabled bool      `json:"disabled"`
+		Siblings []sibling `json:"siblings"`
 	}
 	at := ask{repo: repo, revision: revision}
 	if _, err := s.getJSON(ctx, s.Endpoint+"/api/models/"+repo+"/revision/"+url.PathEscape(revision), at, &info); err != nil {
@@ -161,7 +170,9 @@ func (s *Source) Resolve(ctx context.Context, repo, revision string) (stager.Sna
 	if len(info.SHA) != 40 || !manifest.IsCommit(info.SHA) {
 		return stager.Snapshot{}, stager.Fail(manifest.ErrInvalid, "%s names no commit for %s at %q: is it a Hub?", s.Endpoint, repo, revision)
 	}
-	return stager.Snapshot{Model: manifest.Model{Repo: repo, Commit: info.SHA}, Ref: revision}, nil
+	m := manifest.Model{Repo: repo, Commit: info.SHA}
+	s.described.keep(m, info.Siblings)
+	return stager.Snapshot{Model: m, Ref: revision}, nil
 }
 
 // Open reads a range of a file.

@@ -66,6 +66,9 @@ func (s *Source) Files(ctx context.Context, m manifest.Model) ([]stager.RemoteFi
 			return nil, err
 		}
 	}
+	if err := s.described.check(m, files); err != nil {
+		return nil, err
+	}
 	return files, s.access(ctx, m, files)
 }
 
