@@ -21,15 +21,21 @@ type Plan struct {
 type PlannedFile struct {
 	RemoteFile
 	There int64 // bytes of it that the bucket has from earlier runs
+	Copy  bool  // it would be copied inside the bucket from another commit
 }
 
-// Total returns the bytes of the model, and how many of them the bucket has. The rest would be fetched.
-func (p Plan) Total() (size, there int64) {
+// Total returns the bytes of the model, how many of them earlier runs left in the bucket, and how many
+// would be copied inside it. The rest would be fetched.
+func (p Plan) Total() (size, there, copied int64) {
 	for _, f := range p.Files {
 		size += f.Size
-		there += f.There
+		if f.Copy {
+			copied += f.Size
+		} else {
+			there += f.There
+		}
 	}
-	return size, there
+	return size, there, copied
 }
 
 // peeker is a Store that says, without a write, which parts an Upload of the object would find.
@@ -54,17 +60,21 @@ func (s *Stager) plan(ctx context.Context, ref manifest.Reference) (Plan, error)
 	}
 	p := Plan{Model: v.snapshot.Model, Ref: v.snapshot.Ref, Already: v.staged()}
 	t := &transfer{Config: s.Config, model: p.Model, there: v.there}
-	choice, odd, err := s.take(ctx, v, t)
+	choice, err := s.take(ctx, v, t)
 	if err != nil {
 		return Plan{}, err
 	}
-	p.Left, p.Odd = choice.Left, odd
+	p.Left = choice.Left
+	if p.Odd, err = t.inspect(ctx, choice, v); err != nil {
+		return Plan{}, err
+	}
 	for _, f := range choice.Files {
 		there, err := t.stored(ctx, f)
 		if err != nil {
 			return Plan{}, err
 		}
-		p.Files = append(p.Files, PlannedFile{f, there})
+		_, same := t.unchanged[f.Path]
+		p.Files = append(p.Files, PlannedFile{f, there, same && there < f.Size})
 	}
 	return p, nil
 }

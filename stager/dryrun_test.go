@@ -47,7 +47,7 @@ func TestPlanSaysWhatStageDoes(t *testing.T) {
 			if after := contents(t, store); !maps.Equal(before, after) {
 				t.Fatalf("%s, event %d: the plan changes the bucket", name, stop)
 			}
-			size, there := plan.Total()
+			size, there, _ := plan.Total()
 			result, err := stage(t, &memory{repo: r}, store)
 			if err != nil {
 				t.Fatal(err)

@@ -23,8 +23,7 @@ const headerRead = 64 << 10
 
 // inspection looks at weights before they are copied.
 type inspection struct {
-	Config
-	model   manifest.Model
+	*transfer
 	choice  Choice
 	mu      sync.Mutex
 	headers map[string]*safetensors.Header // by path
@@ -34,11 +33,14 @@ type inspection struct {
 // inspect parses the header of every safetensors file that is taken, compares it with the file's size,
 // and each index with the headers. It returns what is odd, and an error where a server could not load
 // the model: in the first seconds, not when the server starts. It costs one small read a file, two where
-// the header is long.
-func (s *Stager) inspect(ctx context.Context, model manifest.Model, choice Choice) ([]string, error) {
-	in := &inspection{Config: s.Config, model: model, choice: choice, headers: make(map[string]*safetensors.Header)}
+// the header is long. A model that is staged was looked at then.
+func (t *transfer) inspect(ctx context.Context, choice Choice, v survey) ([]string, error) {
+	if v.before.Manifest != nil {
+		return nil, nil
+	}
+	in := &inspection{transfer: t, choice: choice, headers: make(map[string]*safetensors.Header)}
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(s.Streams)
+	group.SetLimit(t.Streams)
 	for _, f := range choice.Files {
 		if !isSafetensors(f.Path) {
 			continue

@@ -154,7 +154,11 @@ func (s *Stager) staged(ctx context.Context, model manifest.Model) (Result, erro
 // copy brings every file to the bucket and commits the model. Where its manifest is there already, what
 // is missing is brought back to it and it stays as it is.
 func (s *Stager) copy(ctx context.Context, t *transfer, v survey) (Result, error) {
-	choice, odd, err := s.take(ctx, v, t)
+	choice, err := s.take(ctx, v, t)
+	if err != nil {
+		return Result{}, err
+	}
+	odd, err := t.inspect(ctx, choice, v)
 	if err != nil {
 		return Result{}, err
 	}

@@ -166,23 +166,19 @@ func (s *Stager) unlike(ctx context.Context, v survey) error {
 	return err
 }
 
-// take decides what is copied, in which chunks, and looks at it before the first byte of it is sent.
-func (s *Stager) take(ctx context.Context, v survey, t *transfer) (Choice, []string, error) {
+// take decides what is copied, in which chunks, and finds what another commit has of it.
+func (s *Stager) take(ctx context.Context, v survey, t *transfer) (Choice, error) {
 	c, known, err := s.choose(ctx, v)
 	if err != nil {
-		return c, nil, err
+		return c, err
 	}
 	if t.known = known; known != nil {
 		t.divide(known.ChunkSize)
 	}
 	if err := fits(s.Store, t.model, c.Files, t.ChunkSize); err != nil {
-		return c, nil, err
+		return c, err
 	}
-	if v.before.Manifest != nil {
-		return c, nil, nil // looked at when it was staged
-	}
-	odd, err := s.inspect(ctx, t.model, c)
-	return c, odd, err
+	return c, t.findUnchanged(ctx, c.Files)
 }
 
 // strangers says which of the model's objects no manifest will name: those of a run with other patterns

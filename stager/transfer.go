@@ -53,9 +53,6 @@ type job struct {
 
 // run returns when every file is in the bucket, or with the first error and nothing running.
 func (t *transfer) run(ctx context.Context, files []RemoteFile) error {
-	if err := t.findUnchanged(ctx, files); err != nil {
-		return err
-	}
 	t.announce(files)
 	if err := t.copyUnchanged(ctx, files); err != nil {
 		return err

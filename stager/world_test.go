@@ -44,14 +44,10 @@ type tinyRepo struct {
 // newTinyRepo returns the same one each time: it does not change.
 var newTinyRepo = sync.OnceValue(func() tinyRepo {
 	r := tinyRepo{repo: &repo{name: "google/gemma-test", files: map[string][]byte{"config.json": []byte(`{"a":1}`), "empty.txt": nil}}}
-	random := rand.NewChaCha8([32]byte{9})
-	for _, f := range []struct {
-		path string
-		size int
-	}{{"tokenizer.json", 2*tinyChunk + 100}, {"model-1.safetensors", 5*tinyChunk + 17}, {"model-2.safetensors", tinyChunk}} {
-		r.files[f.path] = make([]byte, f.size)
-		random.Read(r.files[f.path])
-	}
+	r.files["tokenizer.json"] = make([]byte, 2*tinyChunk+100)
+	rand.NewChaCha8([32]byte{9}).Read(r.files["tokenizer.json"])
+	r.files["model-1.safetensors"] = stagertest.Safetensors(5*tinyChunk + 17)
+	r.files["model-2.safetensors"] = stagertest.Safetensors(tinyChunk)
 	r.list = r.repo.Files()
 	for i := range r.list {
 		r.list[i].LFS = strings.HasSuffix(r.list[i].Path, ".safetensors")

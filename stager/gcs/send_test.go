@@ -54,8 +54,8 @@ func TestUploadAnswers(t *testing.T) {
 		class   error
 		text    string
 	}{
-		"no generation":  {nil, 200, "", manifest.ErrInvalid, "without a generation"},
-		"bad generation": {[]string{"X-Goog-Generation", "-1"}, 200, "", manifest.ErrInvalid, "without a generation"},
+		"no generation":  {nil, 200, "", nil, "does not come from Cloud Storage"},
+		"bad generation": {[]string{"X-Goog-Generation", "-1"}, 200, "", nil, "without a generation"},
 		"other bytes":    {[]string{"X-Goog-Generation", "1", "X-Goog-Hash", "md5=x, crc32c=AAAAAA=="}, 200, "", nil, "AAAAAA=="},
 		"page":           {nil, 403, "<html><body>proxy</body></html>", nil, "Forbidden"},
 		"json":           {nil, 403, `{"error":{"message":"no storage.objects.create"}}`, nil, "no storage.objects.create"},
