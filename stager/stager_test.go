@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(childVariable); dir != "" {
 		os.Exit(child(dir))
 	}
+	if road := os.Getenv(roadVariable); road != "" {
+		os.Exit(runner(road))
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -57,8 +57,11 @@ func New(dir string) (*Store, error) {
 	return &Store{dir: dir, root: root, flock: unix.Flock, fallocate: unix.Fallocate, clone: unix.IoctlFileClone}, nil
 }
 
-// Close releases the directory.
-func (s *Store) Close() error { return s.root.Close() }
+// Close releases the directory, without what processes have left there that were killed meanwhile.
+func (s *Store) Close() error {
+	s.sweep()
+	return s.root.Close()
+}
 
 func (s *Store) String() string { return "file://" + s.dir }
 
