@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -383,4 +385,41 @@ func TestNextCommitCloudStorageCrashMatrix(t *testing.T) {
 		}
 	}
 	t.Logf("%d crashes", len(all.requests)*len(allFaults))
+}
+
+// unread is a store whose objects are not read back.
+type unread struct {
+	stager.Store
+	t *testing.T
+}
+
+func (u unread) Open(_ context.Context, key string) (io.ReadCloser, error) {
+	u.t.Errorf("%s is read", key)
+	return nil, fs.ErrPermission
+}
+
+// TestCopiedByAKilledRun takes over what a killed run has copied without reading it.
+func TestCopiedByAKilledRun(t *testing.T) {
+	first := smallRepo()
+	second, _ := nextCommit(first)
+	b := stagertest.NewBucket(t)
+	if _, err := stage(t, &memory{repo: first}, b.Store(nil)); err != nil {
+		t.Fatal(err)
+	}
+	copies := 0
+	_, err := stage(t, &memory{repo: second}, b.Store(func(_ int, write string) stagertest.Fault {
+		if strings.HasPrefix(write, "copy ") {
+			if copies++; copies == 2 {
+				return stagertest.DeadAfter
+			}
+		}
+		return stagertest.None
+	}))
+	if !errors.Is(err, stagertest.ErrFault) {
+		t.Fatal(err)
+	}
+	result, err := stage(t, &memory{repo: second}, unread{b.Store(nil), t})
+	if err != nil || result.Copied != 0 || result.Reused != 2*int64(len(first.files["model-0327697.safetensors"])) {
+		t.Errorf("%+v, %v", result, err)
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/headstart-serving/headstart/manifest"
 	"github.com/headstart-serving/headstart/stager/gcs"
@@ -24,7 +25,7 @@ func TestCopyBudget(t *testing.T) {
 	for step, rewrites := range map[int64]int{0: 1, 4_000: 1, 1_000: 4, 3_999: 2} {
 		b, open := serve(t)
 		b.RewriteAtOnce = step
-		s := open(nil)
+		s := open(func(c *gcs.Config) { c.Stall = time.Minute })
 		must(t, s.Put(t.Context(), "a/from", 0, data))
 		b.ResetRequests()
 		must(t, s.Copy(t.Context(), "a/from", "b/key", int64(len(data)), sum))

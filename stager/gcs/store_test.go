@@ -140,7 +140,7 @@ func TestHighTree(t *testing.T) {
 		28: {"list": 1, "insert": 28, "compose": 9 + 3 + 1 + 1, "delete": 28 + 9 + 3 + 1},
 	} {
 		b, open := serve(t)
-		s, data := open(nil), stagertest.Bytes(10*n-3)
+		s, data := open(func(c *gcs.Config) { c.Stall = time.Minute }), stagertest.Bytes(10*n-3)
 		s.SetFan(3)
 		u, err := s.Upload(t.Context(), key, dir, int64(len(data)))
 		must(t, err)

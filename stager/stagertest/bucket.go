@@ -84,7 +84,8 @@ func (b *Bucket) Contents() map[string]string {
 
 // Store is a process's view of a Bucket.
 type Store struct {
-	Before func(write string) // optional; what somebody else does before a write, without its lock
+	Before func(write string) // optional; what somebody else does before a write, one at a time
+	before sync.Mutex
 
 	bucket *Bucket
 	fault  func(n int, write string) Fault
@@ -119,7 +120,9 @@ func (s *Store) read(ctx context.Context, f func() error) error {
 // write applies f as the fault for this write says.
 func (s *Store) write(ctx context.Context, what string, f func() error) error {
 	if s.Before != nil {
+		s.before.Lock()
 		s.Before(what)
+		s.before.Unlock()
 	}
 	return s.read(ctx, func() error {
 		n := len(s.writes)
