@@ -29,7 +29,7 @@ func serveXet(t *testing.T, r ...hub.Repo) (*hub.Server, string, *hf.Source) {
 	}
 	s.SetCDN(cdn.URL)
 	s.SetCAS(cas.URL)
-	source, err := hf.New(hf.Config{Endpoint: api.URL, Wait: time.Millisecond, Patient: time.Millisecond, Tries: 3, Stall: 300 * time.Millisecond})
+	source, err := hf.New(hf.Config{Endpoint: api.URL, Wait: time.Millisecond, Patient: time.Millisecond, Tries: 3})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -110,7 +110,11 @@ func TestXetFaultsOnce(t *testing.T) {
 		for _, fault := range faults {
 			t.Run(call+" "+fault, func(t *testing.T) {
 				t.Parallel()
-				s := serveXet(t, hub.Config{}, hf.Config{Stall: 300 * time.Millisecond})
+				var c hf.Config
+				if strings.HasPrefix(fault, "stall") {
+					c.Stall = 300 * time.Millisecond
+				}
+				s := serveXet(t, hub.Config{}, c)
 				s.Plan(on(call), fault)
 				if err := s.all(t.Context()); err != nil {
 					t.Error(err)
