@@ -393,7 +393,7 @@ type unread struct {
 	t *testing.T
 }
 
-func (u unread) Open(_ context.Context, key string) (io.ReadCloser, error) {
+func (u unread) Open(_ context.Context, key string, _, _ int64) (io.ReadCloser, error) {
 	u.t.Errorf("%s is read", key)
 	return nil, fs.ErrPermission
 }

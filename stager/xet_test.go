@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,16 +21,16 @@ import (
 
 // serveXet returns the URL of a Hub that has large files in Xet alone, and a source that reads it. Xorbs have a bit more
 // than three chunks of the manifest, so that ranges lie across their ends.
-func serveXet(t *testing.T, packing []xorb.Scheme, r ...hub.Repo) (*hub.Server, string, *hf.Source) {
+func serveXet(t *testing.T, r ...hub.Repo) (*hub.Server, string, *hf.Source) {
 	t.Helper()
-	s := hub.New(hub.Config{Xet: &hub.Xet{Bridge: 1, Packing: xorb.Config{Chunk: 30_011, Chunks: 7, Schemes: packing}}}, r...)
+	s := hub.New(hub.Config{Xet: &hub.Xet{Bridge: 1, Packing: xorb.Config{Chunk: 30_011, Chunks: 7}}}, r...)
 	api, cdn, cas := httptest.NewServer(s.Handler()), httptest.NewServer(s.CDN()), httptest.NewServer(s.CAS())
 	for _, one := range []*httptest.Server{api, cdn, cas} {
 		t.Cleanup(one.Close)
 	}
 	s.SetCDN(cdn.URL)
 	s.SetCAS(cas.URL)
-	source, err := hf.New(hf.Config{Endpoint: api.URL, Wait: time.Millisecond, Patient: time.Millisecond, Tries: 3, Stall: 300 * time.Millisecond})
+	source, err := hf.New(hf.Config{Endpoint: api.URL, Wait: time.Millisecond, Patient: time.Millisecond, Tries: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,14 +38,12 @@ func serveXet(t *testing.T, packing []xorb.Scheme, r ...hub.Repo) (*hub.Server, 
 	return s, api.URL, source
 }
 
-var mixed = []xorb.Scheme{xorb.Plain, xorb.LZ4, xorb.ByteGroups}
-
 // TestXet stages to each kind of bucket, twice.
 func TestXet(t *testing.T) {
 	r := exampleRepo()
 	for name, open := range buckets(t) {
 		t.Run(name, func(t *testing.T) {
-			h, _, source := serveXet(t, mixed, r)
+			h, _, source := serveXet(t, r)
 			if _, err := stage(t, source, open(t)); err != nil {
 				t.Fatal(err)
 			}
@@ -72,7 +71,7 @@ func TestXet(t *testing.T) {
 // TestXetKilled kills a process that stages over Xet at each of its events, and lets another one go on.
 func TestXetKilled(t *testing.T) {
 	r := smallRepo()
-	_, url, source := serveXet(t, mixed, r)
+	_, url, source := serveXet(t, r)
 	killed(t, r, url, func() stager.Source { return source })
 }
 
@@ -84,7 +83,7 @@ func TestXetFaults(t *testing.T) {
 	failed := map[string]int{}
 	for seed := range uint64(60) {
 		r := smallRepo()
-		h, _, source := serveXet(t, mixed, r)
+		h, _, source := serveXet(t, r)
 		random := rand.New(rand.NewPCG(seed, 0))
 		plan := make([]string, 2000)
 		for i := range plan {
@@ -92,9 +91,9 @@ func TestXetFaults(t *testing.T) {
 				plan[i] = faults[random.IntN(len(faults))]
 			}
 		}
-		calm := false
+		var calm atomic.Bool
 		h.Plan(func(r *http.Request) bool {
-			return !calm && (strings.HasPrefix(r.URL.Path, "/v2/") || strings.HasPrefix(r.URL.Path, "/v1/") || strings.HasPrefix(r.URL.Path, "/xorbs/") || strings.Contains(r.URL.Path, "xet-read-token"))
+			return !calm.Load() && (strings.HasPrefix(r.URL.Path, "/v2/") || strings.HasPrefix(r.URL.Path, "/v1/") || strings.HasPrefix(r.URL.Path, "/xorbs/") || strings.Contains(r.URL.Path, "xet-read-token"))
 		}, plan...)
 		bucket := stagertest.NewBucket(t)
 		model := manifest.Model{Repo: r.name, Commit: r.Commit()}
@@ -113,7 +112,7 @@ func TestXetFaults(t *testing.T) {
 			if _, ok := bucket.Contents()[model.Key()]; ok {
 				t.Errorf("seed %d: a manifest after %v", seed, err)
 			}
-			calm = true // nothing runs any more
+			calm.Store(true)
 			if _, err := stage(t, source, bucket.Store(nil)); err != nil {
 				t.Errorf("seed %d, without faults: %v", seed, err)
 			}
@@ -127,10 +126,10 @@ func TestXetFaults(t *testing.T) {
 func TestXetCorrupted(t *testing.T) {
 	r := exampleRepo()
 	for n := range 4 {
-		h, _, source := serveXet(t, nil, r)
-		calm := false
+		h, _, source := serveXet(t, r)
+		var calm atomic.Bool
 		h.Plan(func(r *http.Request) bool {
-			return !calm && strings.HasPrefix(r.URL.Path, "/xorbs/") && r.Header.Get("Range") == "bytes=0-90056"
+			return !calm.Load() && strings.HasPrefix(r.URL.Path, "/xorbs/") && r.Header.Get("Range") == "bytes=0-90056"
 		}, append(make([]string, n), slices.Repeat([]string{"return-corrupted-data"}, 100)...)...)
 		bucket := stagertest.NewBucket(t)
 		_, err := stage(t, source, bucket.Store(nil))
@@ -138,7 +137,7 @@ func TestXetCorrupted(t *testing.T) {
 		if !errors.As(err, &mismatch) || mismatch.Sum != "sha256" || !strings.HasPrefix(mismatch.Path, "model-") && mismatch.Path != "sub/dir/tokenizer.model" {
 			t.Errorf("%v", err)
 		}
-		calm = true // nothing runs any more
+		calm.Store(true)
 		// Parts of several files are wrong. Each run finds out about one, at least, and begins it anew.
 		for tries := 0; err != nil && tries < len(r.files); tries++ {
 			_, err = stage(t, source, bucket.Store(nil))

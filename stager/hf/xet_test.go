@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,12 +20,12 @@ import (
 	"github.com/headstart-serving/headstart/stager/hub/xorb"
 )
 
-// serveXet is serve with a Hub that has its large files in Xet alone. Chunks are small and packed in every way; xorbs
-// have 512 KB, so that the weight file has three.
+// serveXet is serve with a Hub that has its large files in Xet alone. Chunks are small; xorbs have 500 KB, so that the
+// weight file has three.
 func serveXet(t *testing.T, h hub.Config, c hf.Config) *served {
 	t.Helper()
 	if h.Xet == nil {
-		h.Xet = &hub.Xet{Bridge: 1000, Packing: xorb.Config{Chunk: 10_000, Chunks: 50, Schemes: []xorb.Scheme{xorb.Plain, xorb.LZ4, xorb.ByteGroups}}}
+		h.Xet = &hub.Xet{Bridge: 1000, Packing: xorb.Config{Chunk: 10_000, Chunks: 50}}
 	}
 	s := serve(t, h, c)
 	cas := httptest.NewServer(s.CAS())
@@ -33,9 +34,15 @@ func serveXet(t *testing.T, h hub.Config, c hf.Config) *served {
 	return s
 }
 
-// TestXet reads around the edges of chunks and xorbs.
+// TestXet reads around the edges of chunks and xorbs, of bytes that become smaller when they are packed.
 func TestXet(t *testing.T) {
-	s := serveXet(t, hub.Config{}, hf.Config{Token: token})
+	all := []xorb.Scheme{xorb.Plain, xorb.LZ4, xorb.ByteGroups}
+	s := serveXet(t, hub.Config{Xet: &hub.Xet{Bridge: 1000, Packing: xorb.Config{Chunk: 10_000, Chunks: 50, Schemes: all}}}, hf.Config{Token: token})
+	for i := range s.repo[weight] {
+		if i%4 == 3 {
+			s.repo[weight][i] = 0x3f
+		}
+	}
 	f := s.remote(t, weight)
 	for _, off := range []int64{0, 1, 9_999, 10_000, 499_999, 500_000, 1_000_001, size - 1} {
 		for _, n := range []int64{1, 10_000, 10_001, 500_000, size} {
@@ -103,7 +110,11 @@ func TestXetFaultsOnce(t *testing.T) {
 		for _, fault := range faults {
 			t.Run(call+" "+fault, func(t *testing.T) {
 				t.Parallel()
-				s := serveXet(t, hub.Config{}, hf.Config{Stall: 300 * time.Millisecond})
+				var c hf.Config
+				if strings.HasPrefix(fault, "stall") {
+					c.Stall = 300 * time.Millisecond
+				}
+				s := serveXet(t, hub.Config{}, c)
 				s.Plan(on(call), fault)
 				if err := s.all(t.Context()); err != nil {
 					t.Error(err)
@@ -166,8 +177,8 @@ func TestXetContinues(t *testing.T) {
 // TestXetExpires moves the Hub's clock on, so that the token is no longer good, and the URLs are not.
 func TestXetExpires(t *testing.T) {
 	for _, life := range []time.Duration{0, time.Minute / 2} { // the second is shorter than what a token is replaced before its end
-		var late time.Duration
-		s := serveXet(t, hub.Config{Signed: life, Now: func() time.Time { return time.Now().Add(late) }}, hf.Config{})
+		var late atomic.Int64 // nanoseconds
+		s := serveXet(t, hub.Config{Signed: life, Now: func() time.Time { return time.Now().Add(time.Duration(late.Load())) }}, hf.Config{})
 		f := s.remote(t, weight)
 		r, err := s.Source.Open(t.Context(), model, f, 0, f.Size)
 		if err != nil {
@@ -179,10 +190,10 @@ func TestXetExpires(t *testing.T) {
 			for n := 0; n < len(p); {
 				m, err := r.Read(p[n:])
 				if n += m; err != nil {
-					t.Fatalf("%v after %d bytes, late by %v", err, at*100_000+n, late)
+					t.Fatalf("%v after %d bytes, late by %v", err, at*100_000+n, time.Duration(late.Load()))
 				}
 			}
-			late += time.Hour / 3
+			late.Add(int64(time.Hour / 3))
 		}
 		r.Close()
 		if !bytes.Equal(got, s.repo[weight]) {

@@ -194,8 +194,8 @@ func TestReconstruction(t *testing.T) {
 
 // TestStoreRefuses whom it does not know and what it does not have.
 func TestStoreRefuses(t *testing.T) {
-	var late time.Duration
-	h := serveXet(t, hub.Config{Now: func() time.Time { return time.Now().Add(late) }, Signed: time.Hour}, 0)
+	var late atomic.Int64 // nanoseconds
+	h := serveXet(t, hub.Config{Now: func() time.Time { return time.Now().Add(time.Duration(late.Load())) }, Signed: time.Hour}, 0)
 	hash, token := h.hash(t), h.token(t, "org/xet")
 	at := h.cas.URL + "/v2/reconstructions/" + hash
 	for name, c := range map[string]struct {
@@ -218,7 +218,7 @@ func TestStoreRefuses(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d", name, r.StatusCode, body, c.want)
 		}
 	}
-	late = time.Hour
+	late.Store(int64(time.Hour))
 	if r, _ := h.get(t, "GET", at, token); r.StatusCode != 401 {
 		t.Errorf("an hour later: %d", r.StatusCode)
 	}

@@ -57,7 +57,7 @@ type reader struct {
 
 // plan asks for the next window.
 func (r *reader) plan() error {
-	n := min(r.end-r.at, window)
+	n := min(r.end-r.at, r.client.window)
 	p, err := r.client.reconstruct(r.ctx, r.token, r.hash, r.at, n)
 	if err != nil {
 		return err
@@ -167,8 +167,8 @@ func (r *reader) begin(t *term) error {
 		if err != nil {
 			return err
 		}
-		if r.over += int64(h.packed); r.over > maxOver {
-			return malformed("the store's plan leads over more than %d bytes that it is not about", int64(maxOver))
+		if r.over += int64(h.packed); r.over > r.client.maxOver {
+			return malformed("the store's plan leads over more than %d bytes that it is not about", r.client.maxOver)
 		}
 		if err := r.stream.pass(h); err != nil {
 			return err

@@ -34,11 +34,13 @@ type Client struct {
 	session   string
 	first     atomic.Bool // the store does not know version 2 of reconstructions
 	unpackers sync.Pool   // of *unpacker
+
+	window, maxOver int64 // smaller in tests
 }
 
 // New returns a client whose requests go through t. It makes none.
 func New(t http.RoundTripper, userAgent string) *Client {
-	return &Client{http: t, userAgent: userAgent, session: rand.Text()}
+	return &Client{http: t, userAgent: userAgent, session: rand.Text(), window: window, maxOver: maxOver}
 }
 
 // ValidHash reports whether s can be the name of a file: 64 lower-case hex digits.
