@@ -31,7 +31,7 @@ var rules = []rule{
 	{"stager/file", []string{"stager"}, []string{"stager/..."}},
 	{"stager/dir", []string{"stager"}, []string{"stager/..."}},
 	{"stager/staged", []string{"stager"}, []string{"stager/..."}},
-	{"stager/safetensors", nil, nil}, // the format: it knows no model and no bucket
+	{"stager/safetensors", nil, nil},                                  // the format: it knows no model and no bucket
 	{"stager/stagertest", []string{"stager"}, []string{"stager/..."}}, // a store for the tests of the rest
 	{"stager/...", []string{"stager/safetensors"}, []string{"stager/..."}},
 	{"loader/cache", nil, []string{"loader/..."}},
