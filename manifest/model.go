@@ -10,7 +10,7 @@ import (
 // A branch name never stands here; see [Reference] for what a person types.
 type Model struct {
 	Repo   string // "google/gemma-3-4b-it"; a legacy Hub name ("gpt2") has no owner
-	Commit string // 40 (git) or 64 (content of a local directory) lower-case hex digits
+	Commit string // 40 (git, or what names a folder's content) or 64 lower-case hex digits
 }
 
 // String returns "repo@commit".

@@ -128,6 +128,20 @@ func TestInspectionReads(t *testing.T) {
 	}
 }
 
+// TestInspectionOnce does not look again at a staged model that lacks an object.
+func TestInspectionOnce(t *testing.T) {
+	r, bucket := sharded(), stagertest.NewBucket(t)
+	result, err := stage(t, &memory{repo: r}, bucket.Store(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket.Remove(result.Manifest.Model.Object("config.json"))
+	source := &ranged{memory: &memory{repo: r}}
+	if _, err := stage(t, source, bucket.Store(nil)); err != nil || fmt.Sprint(source.asked) != "[config.json 0+2]" {
+		t.Errorf("%v; read %q", err, source.asked)
+	}
+}
+
 // TestInspectionBudget counts the requests of a plan: a range a shard and one the index, and none where the
 // model is staged.
 func TestInspectionBudget(t *testing.T) {

@@ -1,5 +1,8 @@
 // Package stager brings a model from a source into a bucket: plan, copy, verify, commit.
 //
+// Before anything is written the weights are looked at: a header that does not fit its file, or an index
+// that names a file that is not there, is an error then and not when a server starts.
+//
 // Bytes go through memory only, each once. A chunk is one ranged read; a few chunks are a part, which
 // goes up as soon as it is hashed and remembers the state of the hashes behind it, so that a run that
 // was killed is continued by the next one with what was in flight. A file becomes visible when its

@@ -123,14 +123,15 @@ func reselected(m *manifest.Manifest, c Choice) error {
 	differs := func(what string) error {
 		return Fail(fs.ErrExist, "the model is staged at this commit with another selection: %s: leave out the patterns to keep it as it is, or remove its manifest %s and stage again (files that are there are kept, the pin changes)", what, m.Model.Key())
 	}
+	selected := make(map[string]bool, len(c.Files))
 	for _, f := range c.Files {
+		selected[f.Path] = true
 		if m.File(f.Path) == nil {
 			return differs(fmt.Sprintf("%.200q is selected now and not in it", f.Path))
 		}
 	}
 	for i := range m.Files {
-		p := m.Files[i].Path
-		if !slices.ContainsFunc(c.Files, func(f RemoteFile) bool { return f.Path == p }) {
+		if p := m.Files[i].Path; !selected[p] {
 			return differs(fmt.Sprintf("%.200q is in it and not selected now", p))
 		}
 	}

@@ -47,7 +47,7 @@ there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead 
   headstart stage google/gemma-3-4b-it@093f9f388b31de276ce2de164bdc2081324b9767 --bucket gs://models/staging
   headstart stage google/gemma-3-4b-it --dry-run
   headstart stage acme/tuned --bucket file:///mnt/lustre/models --json
-  headstart stage acme/quantized --include '*-Q4_K_M.gguf' --exclude '*.safetensors'
+  headstart stage acme/quantized --include '*-Q4_K_M.gguf'
   headstart stage acme/tuned@v2 --from ./output --bucket gs://models
   headstart stage google/gemma-3-4b-it --from gs://models-eu --bucket gs://models-us`,
 		Args: cobra.ExactArgs(1),

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
+	"io/fs"
 	"strconv"
 )
 
@@ -68,7 +68,7 @@ func (x *Index) weights(d *json.Decoder) error {
 		if _, twice := x.Files[tensor]; twice {
 			return fmt.Errorf("tensor %q stands there twice", clip(tensor))
 		}
-		if *file == "" || path.IsAbs(*file) || path.Clean(*file) != *file || *file == ".." || len(*file) > 2 && (*file)[:3] == "../" {
+		if !fs.ValidPath(*file) || *file == "." {
 			return fmt.Errorf("tensor %q is in %q, which is no file of the model", clip(tensor), clip(*file))
 		}
 		x.Files[tensor] = *file

@@ -34,6 +34,8 @@ func TestIndex(t *testing.T) {
 		`{"weight_map":{"a":"/m"}}`:                      `"/m"`,
 		`{"weight_map":{"a":"x/../m"}}`:                  `"x/../m"`,
 		`{"weight_map":{"a":""}}`:                        `""`,
+		`{"weight_map":{"a":"."}}`:                       `"."`,
+		`{"weight_map":{"a":"x/"}}`:                      `"x/"`,
 		`{"metadata":1,"weight_map":{"a":"m"}}`:          "metadata",
 	} {
 		_, err := safetensors.ParseIndex([]byte(text))
@@ -49,6 +51,7 @@ func TestIndex(t *testing.T) {
 func FuzzIndex(f *testing.F) {
 	f.Add([]byte(`{"metadata":{"total_size":16},"weight_map":{"a":"m-1.safetensors","b":"sub/m.safetensors"}}`))
 	f.Add([]byte(`{"weight_map":{"a":"../m"}}`))
+	f.Add([]byte(`{"metadata":{},"weight_map":{"":".","0":"000000000000"}}`)) // fuzzing found that "." was taken
 	f.Fuzz(func(t *testing.T, data []byte) {
 		x, err := safetensors.ParseIndex(data)
 		if err != nil {
