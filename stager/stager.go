@@ -189,6 +189,9 @@ func (s *Stager) copy(ctx context.Context, t *transfer, before Result) (Result, 
 			return Result{}, err
 		}
 		t.divide(t.known.ChunkSize)
+		if t.ChunkSize > t.Memory {
+			return Result{}, Fail(manifest.ErrInvalid, "%s is staged in chunks of %d bytes, for which %d bytes of buffers are too little: give it more memory", t.model, t.ChunkSize, t.Memory)
+		}
 	}
 	if err := fits(s.Store, t.model, files, t.ChunkSize); err != nil {
 		return Result{}, err

@@ -17,6 +17,7 @@ import (
 
 func newStageCommand(p process) *cobra.Command {
 	var asJSON bool
+	memory := size(512 << 20)
 	cmd := &cobra.Command{
 		Use:   "stage MODEL[@REVISION]",
 		Short: "Bring a model from the Hugging Face Hub into a bucket, verified, once",
@@ -34,6 +35,7 @@ there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead 
 		Args: cobra.ExactArgs(1),
 	}
 	bucket := bucketFlag(cmd, p)
+	cmd.Flags().Var(&memory, "memory", "`SIZE` of this process at most, 96MiB or more: three quarters of it are buffers, and more of them are faster where a round trip is long")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print events on stdout, one JSON object a line; the last one is the result")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ref, err := parseReference(args[0])
@@ -47,6 +49,11 @@ there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead 
 		if ref.Pin != (manifest.Digest{}) {
 			return usageError{fmt.Errorf("%s: a pin names a manifest that is staged already: give a branch, a tag or a commit", args[0])}
 		}
+		buffers, err := stager.Buffers(int64(memory))
+		if err != nil {
+			return usageError{fmt.Errorf("--memory %s: %w", &memory, err)}
+		}
+		keepWithin(int64(memory))
 		hub, err := hf.FromEnv(p.Getenv)
 		if err != nil {
 			return usageError{err}
@@ -64,7 +71,7 @@ there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead 
 		var at atomic.Pointer[stager.Event]
 		at.Store(&stager.Event{})
 		s := stager.New(stager.Config{
-			Source: source, Store: store, Log: p.logger(slog.LevelWarn),
+			Source: source, Store: store, Log: p.logger(slog.LevelWarn), Memory: buffers,
 			Progress: func(e stager.Event) { at.Store(&e) },
 		})
 		var r stager.Result
