@@ -89,3 +89,22 @@ func TestRequestBudget(t *testing.T) {
 		t.Errorf("the second time the bucket is asked %v, want %v", got, want)
 	}
 }
+
+// TestBudgetOfAGibibyte counts what 1 GiB costs with the default sizes: 64 chunks of 16 MiB, which are here
+// 64 chunks of 64 KiB. Three requests of the Hub's API and one a chunk of its CDN; of the bucket 40 of
+// Class A (inserts, composition, lists), 2 that read, and deletes, which are free.
+func TestBudgetOfAGibibyte(t *testing.T) {
+	r := shards(64)
+	h, source := serveHub(t, hub.Config{}, r)
+	b, open := serveBuckets(t)
+	if _, err := stage(t, source, open("models", nil)); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := hubRequests(h), map[string]int{"revision": 1, "tree": 1, "resolve": 1, "bytes": 64}; !maps.Equal(got, want) {
+		t.Errorf("the Hub is asked %v, want %v", got, want)
+	}
+	// 32 parts; the record, the manifest, the ref
+	if got, want := bucketRequests(b), map[string]int{"list": 4, "get": 2, "insert": 32 + 3, "compose": 1, "delete": 32 + 1}; !maps.Equal(got, want) {
+		t.Errorf("the bucket is asked %v, want %v", got, want)
+	}
+}

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -41,6 +42,7 @@ type Config struct {
 	Streams     int   // ranged reads in flight at the least; 0 is 8
 	MostStreams int   // at the most, where more of them bring more; 0 is 8 times Streams
 	Memory      int64 // bytes of buffers at most; 0 is 384 MiB
+	Cores       int   // files that are hashed side by side; 0 is GOMAXPROCS
 	ChunkSize   int64 // bytes; 0 is manifest.ChunkSize
 	PartChunks  int   // chunks a part; 0 is 2
 }
@@ -58,6 +60,9 @@ func New(c Config) *Stager {
 	}
 	if c.MostStreams == 0 {
 		c.MostStreams = 8 * c.Streams
+	}
+	if c.Cores == 0 {
+		c.Cores = runtime.GOMAXPROCS(0)
 	}
 	if c.Memory == 0 {
 		c.Memory = 384 << 20

@@ -175,6 +175,9 @@ func (s *Stager) take(ctx context.Context, v survey, t *transfer) (Choice, error
 	}
 	if t.known = known; known != nil {
 		t.divide(known.ChunkSize)
+		if t.ChunkSize > t.Memory {
+			return c, Fail(manifest.ErrInvalid, "%s is staged in chunks of %d bytes, for which %d bytes of buffers are too little: give it more memory", t.model, t.ChunkSize, t.Memory)
+		}
 	}
 	if err := fits(s.Store, t.model, c.Files, t.ChunkSize); err != nil {
 		return c, err

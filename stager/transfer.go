@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -76,7 +75,7 @@ func (t *transfer) sendAll(ctx context.Context, jobs []*job) error {
 	tuning, stop := context.WithCancel(ctx)
 	defer stop()
 	t.group.Go(func() error { t.tune(tuning); return nil })
-	for j, i := range turns(jobs, runtime.GOMAXPROCS(0)) {
+	for j, i := range turns(jobs, t.Cores) {
 		if err := t.send(ctx, j, i); err != nil {
 			return err
 		}

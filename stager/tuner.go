@@ -44,10 +44,11 @@ func (t *tuner) next(rate float64, crowded bool) int {
 		t.rest--
 		return t.width
 	}
+	more := crowded && t.width < t.most
 	switch {
-	case t.down && t.width > t.least:
+	case t.width > t.least && (t.down || !more):
 		t.try(-1, max(t.width/2, t.least), rate)
-	case crowded && t.width < t.most:
+	case more:
 		t.try(+1, min(2*t.width, t.most), rate)
 	}
 	t.down = false

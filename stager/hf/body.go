@@ -22,9 +22,10 @@ const (
 	progress = 1 << 20
 	// maxSkip is how many bytes are thrown away where a server answers a range with the whole file.
 	maxSkip = 32 << 20
+	// maxCuts is how often a reader changes its connection because others are faster: after that it may
+	// be the bytes that are slow to get, and not the connection.
+	maxCuts = 3
 )
-
-var errStalled = errors.New("no byte came for too long")
 
 // body reads a range of a file over as many connections as it takes.
 type body struct {
@@ -34,35 +35,12 @@ type body struct {
 	file   stager.RemoteFile
 	at     int64
 	end    int64
+	large  bool // enough bytes to tell a rate
 
 	stream *stream // nil: not connected
 	tries  int     // without progress
 	since  int64   // bytes since the last failure
-}
-
-// stream is one connection's answer, which is cut when it stalls.
-type stream struct {
-	io.ReadCloser
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	timer  *time.Timer
-	limit  time.Duration
-}
-
-func (s *stream) Read(p []byte) (int, error) {
-	n, err := s.ReadCloser.Read(p)
-	s.timer.Reset(s.limit)
-	if err != nil && err != io.EOF && s.ctx.Err() != nil {
-		err = context.Cause(s.ctx)
-	}
-	return n, err
-}
-
-func (s *stream) Close() error {
-	s.timer.Stop()
-	err := s.ReadCloser.Close()
-	s.cancel(nil)
-	return err
+	cuts   int     // connections that were slower than others
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -87,7 +65,7 @@ func (b *body) Read(p []byte) (int, error) {
 // try reads what comes, connecting first where that is needed. Without a byte it returns an error.
 func (b *body) try(p []byte) (int, error) {
 	if b.stream == nil {
-		s, err := b.source.open(b.ctx, b.model, b.file, b.at, b.end)
+		s, err := b.source.open(b.ctx, b.model, b.file, b.at, b.end, b.large && b.cuts < maxCuts)
 		if err != nil {
 			return 0, err
 		}
@@ -115,6 +93,15 @@ func (b *body) again(err error) error {
 	}
 	if !errors.As(err, &l) {
 		return err
+	}
+	if errors.Is(err, errBehind) { // no failure: it is tried at once, and as often as maxCuts says
+		b.cuts++
+		b.source.behind.Add(1)
+		b.source.Log.Debug("reading on over another connection", "path", b.file.Path, "at", b.at, "cuts", b.cuts)
+		return nil
+	}
+	if errors.Is(err, errStalled) {
+		b.source.stalled.Add(1)
 	}
 	if b.tries == b.source.Tries {
 		return fmt.Errorf("%s: no byte after %d of %d arrives (%d tries): %w", b.file.Path, b.at, b.file.Size, b.tries+1, err)
@@ -145,29 +132,30 @@ func (b *body) Close() error {
 	return err
 }
 
-// open connects for the bytes from at to end. Its timer runs until the stream is closed.
-func (s *Source) open(ctx context.Context, m manifest.Model, f stager.RemoteFile, at, end int64) (*stream, error) {
+// open connects for the bytes from at to end. The stream is watched until it is closed; judged says whether
+// it is also compared with the others.
+func (s *Source) open(ctx context.Context, m manifest.Model, f stager.RemoteFile, at, end int64, judged bool) (*stream, error) {
 	p, err := s.locate(ctx, m, f)
 	if err != nil {
 		return nil, err
 	}
 	if p.xet != nil {
-		return s.openXet(ctx, m, f, p.xet, at, end)
+		return s.openXet(ctx, m, f, p.xet, at, end, judged)
 	}
 	own, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(s.Stall, func() { cancel(errStalled) })
+	guard := s.watch(judged, cancel)
 	r, err := s.get(own, p.url, m, f, at, end)
 	if err == nil {
 		err = s.check(r, m, f, at, end)
 	}
 	if err != nil {
 		if own.Err() != nil && ctx.Err() == nil {
-			err = &lost{error: errStalled}
+			err = &lost{error: context.Cause(own)}
 		}
 		if r != nil {
 			r.Body.Close()
 		}
-		timer.Stop()
+		guard.stop()
 		cancel(nil)
 		var l *lost
 		if errors.As(err, &l) && l.stale {
@@ -175,7 +163,7 @@ func (s *Source) open(ctx context.Context, m manifest.Model, f stager.RemoteFile
 		}
 		return nil, err
 	}
-	st := &stream{ReadCloser: r.Body, ctx: own, cancel: cancel, timer: timer, limit: s.Stall}
+	st := &stream{ReadCloser: r.Body, ctx: own, cancel: cancel, guard: guard}
 	if r.StatusCode == http.StatusOK && at > 0 {
 		if _, err := io.CopyN(io.Discard, st, at); err != nil {
 			st.Close()

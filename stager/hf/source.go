@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
@@ -37,6 +38,7 @@ type Config struct {
 	Log       *slog.Logger
 
 	Stall   time.Duration                             // a body that sends nothing for so long is cut; 0 is 30 s
+	Lag     time.Duration                             // a body that lags far behind the others is not cut before that; 0 is 2 s
 	Tries   int                                       // again after an error, without progress; 0 is 5
 	Wait    time.Duration                             // before the second try, doubling up to 8 times that; 0 is 1 s
 	Wrap    func(http.RoundTripper) http.RoundTripper // optional; around every request, for tests and counters
@@ -60,6 +62,9 @@ type Source struct {
 	xet       *xet.Client
 	tokens    tokens
 	described described
+	pace      pace
+
+	stalled, behind atomic.Int64 // connections that were cut
 }
 
 // New returns a source. It makes no request.
@@ -87,12 +92,12 @@ func New(c Config) (*Source, error) {
 	if c.XetAbove == 0 {
 		c.XetAbove = maxPlain
 	}
-	for d, or := range map[*time.Duration]time.Duration{&c.Stall: 30 * time.Second, &c.Wait: time.Second, &c.Patient: 10 * time.Minute} {
+	for d, or := range map[*time.Duration]time.Duration{&c.Stall: 30 * time.Second, &c.Lag: 2 * time.Second, &c.Wait: time.Second, &c.Patient: 10 * time.Minute} {
 		if *d == 0 {
 			*d = or
 		}
 	}
-	s := &Source{Config: c, base: base, bulk: transport(c.Dial)}
+	s := &Source{Config: c, base: base, bulk: transport(c.Dial), pace: pace{shortest: c.Lag, longest: c.Stall}}
 	if c.Wrap != nil {
 		s.bulk = c.Wrap(s.bulk)
 	}
@@ -177,7 +182,7 @@ func (s *Source) Resolve(ctx context.Context, repo, revision string) (stager.Sna
 
 // Open reads a range of a file.
 func (s *Source) Open(ctx context.Context, m manifest.Model, f stager.RemoteFile, off, n int64) (io.ReadCloser, error) {
-	return &body{source: s, ctx: ctx, model: m, file: f, at: off, end: off + n}, nil
+	return &body{source: s, ctx: ctx, model: m, file: f, at: off, end: off + n, large: n >= progress}, nil
 }
 
 // own reports whether u is of the Hub's origin, where the token may go.

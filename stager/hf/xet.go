@@ -144,24 +144,24 @@ func (s *Source) forgetToken(ctx context.Context, route string, refused *xet.Tok
 
 // openXet is open for a file that is in the store. What it returns fails like any other stream, and is opened anew at
 // the byte that was reached: with a new plan, hence with new URLs.
-func (s *Source) openXet(ctx context.Context, m manifest.Model, f stager.RemoteFile, x *pointer, at, end int64) (*stream, error) {
+func (s *Source) openXet(ctx context.Context, m manifest.Model, f stager.RemoteFile, x *pointer, at, end int64, judged bool) (*stream, error) {
 	t, err := s.xetToken(ctx, m, f, x.route)
 	if err != nil {
 		return nil, err
 	}
 	own, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(s.Stall, func() { cancel(errStalled) })
+	guard := s.watch(judged, cancel)
 	explain := func(err error) error { return s.explainXet(ctx, f, x, t, err) }
-	r, err := s.xet.Open(own, *t, x.hash, at, end-at, func() { timer.Reset(s.Stall) })
+	r, err := s.xet.Open(own, *t, x.hash, at, end-at, func() { guard.came(0) })
 	if err != nil {
 		if own.Err() != nil && ctx.Err() == nil {
-			err = errStalled
+			err = context.Cause(own)
 		}
-		timer.Stop()
+		guard.stop()
 		cancel(nil)
 		return nil, explain(err)
 	}
-	return &stream{ReadCloser: &xetBody{r, explain}, ctx: own, cancel: cancel, timer: timer, limit: s.Stall}, nil
+	return &stream{ReadCloser: &xetBody{r, explain}, ctx: own, cancel: cancel, guard: guard}, nil
 }
 
 // xetBody says what its errors mean.
