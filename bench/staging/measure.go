@@ -67,6 +67,9 @@ func (b *bench) touch(ctx context.Context, w way, discard bool) (memory.Reserve,
 // step runs one command of a way and adds what it took.
 func (b *bench) step(ctx context.Context, s *site, args []string, began time.Time, r *Sample) error {
 	name := filepath.Base(args[0]) + " " + args[1] // as a person calls it
+	if args[0] == b.Self {
+		name = "headstart " + args[1]
+	}
 	cmd := child.Command(ctx, args[0], args[1:]...)
 	var out, said child.Tail
 	cmd.Stdout, cmd.Stderr = &out, &said

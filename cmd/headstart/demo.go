@@ -155,10 +155,10 @@ type classed struct {
 
 func (e classed) Unwrap() []error { return []error{e.error, e.class} }
 
-// classified gives the demo the exit code of the command that failed in it.
+// classified gives a demo or a benchmark the exit code of the headstart command that failed in it.
 func classified(err error) error {
 	var c *child.Error
-	if !errors.As(err, &c) {
+	if !errors.As(err, &c) || !strings.HasPrefix(c.Command, "headstart ") {
 		return err
 	}
 	class, ok := map[int]error{

@@ -223,7 +223,10 @@ func (o *object) dropped(start, length int64) bool {
 	return false
 }
 
-// errDropped refuses a read in a way that no client tries again.
+// errDropped refuses a read, with a status that no client tries again.
 func errDropped(bucket, name string) error {
-	return errUnsupported("reading " + bucket + "/" + clip(name) + ": it runs with --discard and has dropped these bytes; their checksums are what is left")
+	return &apiError{
+		status: http.StatusGone, reason: "gone", code: "BytesDropped",
+		message: "The embedded bucket runs with --discard and has dropped these bytes of " + bucket + "/" + clip(name) + ": their checksums are what is left.",
+	}
 }

@@ -240,7 +240,7 @@ func (u *session) open(withMD5 bool, keep int64) (*blobWriter, error) {
 // sumAgain makes the MD5 of a blob that was written without it.
 func (w *blobWriter) sumAgain() error {
 	if w.dropped() {
-		return errUnsupported("an MD5 that is declared when the bytes have been dropped (--discard): declare it when the upload begins")
+		return errInvalid("The embedded bucket runs with --discard and has dropped these bytes: declare their MD5 when the upload begins.")
 	}
 	again := newBlobWriter(w.file, true, everything)
 	if err := again.sumFile(); err != nil {
