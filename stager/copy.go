@@ -72,6 +72,8 @@ func (t *transfer) fetch(ctx context.Context, j *job, c *chunk) error {
 		return err
 	}
 	defer r.Close()
+	t.Metrics.inFlight.Add(float64(len(c.buf)))
+	defer t.Metrics.inFlight.Sub(float64(len(c.buf)))
 	const block = 256 << 10
 	for at := 0; at < len(c.buf); at += block {
 		b := c.buf[at:min(at+block, len(c.buf))]
@@ -82,8 +84,9 @@ func (t *transfer) fetch(ctx context.Context, j *job, c *chunk) error {
 			return err
 		}
 		c.sum = crc32.Update(c.sum, manifest.Castagnoli, b)
+		t.meter.event(Advanced, j.Path, j.Size, int64(len(b)), 0)
 	}
-	t.meter.event(Advanced, j.Path, j.Size, int64(len(c.buf)), 0)
+	t.Metrics.chunks.Inc()
 	close(c.ready)
 	return nil
 }
@@ -160,7 +163,7 @@ func (t *transfer) take(s *sums, j *job, p *piece) error {
 	if err := s.restore(p.have.After); err != nil {
 		return fmt.Errorf("%s: part at %d: %w", j.Path, p.Offset, err)
 	}
-	t.meter.event(Advanced, j.Path, j.Size, 0, p.Size)
+	t.meter.took(j.Path, j.Size, p.Size)
 	return nil
 }
 
@@ -185,7 +188,7 @@ func (t *transfer) end(ctx context.Context, j *job, last <-chan *sums) error {
 	}
 	t.files[j.index] = file
 	t.Log.Debug("stored", "path", j.Path, "bytes", j.Size, "sha256", file.SHA256)
-	t.meter.event(FileStored, j.Path, j.Size, 0, 0)
+	t.meter.file(file, sent)
 	return nil
 }
 

@@ -10,11 +10,15 @@ import (
 type Event struct {
 	Kind    EventKind
 	Model   manifest.Model
-	Path    string // of the file that the event is about; "" where it is about the model
-	Size    int64  // bytes of that file
-	Fetched int64  // bytes received from the source in this run
-	Stored  int64  // bytes of the model that are in the bucket and checked, with what was there
-	Total   int64  // bytes of the model
+	Path    string          // of the file that the event is about; "" where it is about the model
+	Size    int64           // bytes of that file
+	SHA256  manifest.Digest // of that file, once it is stored
+	Fetched int64           // bytes received from the source in this run
+	Stored  int64           // bytes of the model that are in the bucket and checked, with what was there
+	Reused  int64           // of Stored, what an earlier run had left
+	There   int64           // bytes of the model that an earlier run left, as planned
+	Total   int64           // bytes of the model
+	Files   int             // of the model
 }
 
 // EventKind is what has happened.
@@ -31,15 +35,41 @@ const (
 
 // meter counts and reports. One event is reported at a time.
 type meter struct {
-	report func(Event)
+	report  func(Event)
+	metrics *Metrics
 
 	mu sync.Mutex
 	at Event
 }
 
+// event reports bytes that were received or stored, or a moment of the run.
 func (m *meter) event(kind EventKind, path string, size, fetched, stored int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.metrics.moved(fetched, stored, sent)
+	m.send(kind, path, size, fetched, stored)
+}
+
+// took reports bytes of a file that an earlier run left in the bucket.
+func (m *meter) took(path string, size, stored int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.metrics.moved(0, stored, reused)
+	m.at.Reused += stored
+	m.send(Advanced, path, size, 0, stored)
+}
+
+// file reports a file that is in the bucket and verified.
+func (m *meter) file(f manifest.File, how string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.metrics.file(f.Size, how)
+	m.at.SHA256 = f.SHA256
+	m.send(FileStored, f.Path, f.Size, 0, 0)
+	m.at.SHA256 = manifest.Digest{}
+}
+
+func (m *meter) send(kind EventKind, path string, size, fetched, stored int64) {
 	m.at.Kind, m.at.Path, m.at.Size = kind, path, size
 	m.at.Fetched += fetched
 	m.at.Stored += stored

@@ -34,6 +34,7 @@ type Config struct {
 	Store    Store
 	Log      *slog.Logger
 	Progress func(Event) // optional; one call at a time, must return at once
+	Metrics  *Metrics    // optional; what the runs do is counted there
 
 	Streams    int   // ranged reads in flight; 0 is 8
 	Memory     int64 // bytes of buffers at most; 0 is 384 MiB
@@ -48,6 +49,9 @@ type Stager struct{ Config }
 func New(c Config) *Stager {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics()
 	}
 	if c.Streams == 0 {
 		c.Streams = 8
@@ -89,6 +93,7 @@ func (s *Stager) Stage(ctx context.Context, ref manifest.Reference) (Result, err
 	began := time.Now()
 	r, err := s.stage(ctx, ref)
 	r.Elapsed = time.Since(began)
+	s.Metrics.ended(r, err)
 	if err != nil {
 		return r, fmt.Errorf("staging %s to %s: %w", ref, s.Store, err)
 	}
@@ -130,7 +135,7 @@ func (s *Stager) stage(ctx context.Context, ref manifest.Reference) (Result, err
 	for _, o := range objects {
 		there[o.Key] = o
 	}
-	meter := &meter{report: s.Progress, at: Event{Model: model}}
+	meter := &meter{report: s.Progress, metrics: s.Metrics, at: Event{Model: model}}
 	if r.Manifest != nil {
 		lacking := lacks(r.Manifest, there)
 		if r.Already = lacking == ""; !r.Already {
@@ -138,7 +143,8 @@ func (s *Stager) stage(ctx context.Context, ref manifest.Reference) (Result, err
 		}
 	}
 	if r.Already {
-		meter.at.Total, meter.at.Stored = r.Manifest.Size(), r.Manifest.Size()
+		meter.at.Total, meter.at.Stored, meter.at.Files = r.Manifest.Size(), r.Manifest.Size(), len(r.Manifest.Files)
+		meter.at.There = meter.at.Total
 	} else {
 		t := &transfer{Config: s.Config, model: model, meter: meter, there: there, left: left}
 		if r, err = s.copy(ctx, t, r); err != nil {

@@ -140,6 +140,8 @@ func (t *transfer) announce(files []RemoteFile, jobs []*job) {
 			}
 		}
 	}
+	t.meter.at.Files, t.meter.at.There = len(files), t.reused
+	t.Metrics.size.Set(float64(t.meter.at.Total))
 	t.Log.Info("planned", "model", t.model, "files", len(files), "send", len(jobs), "bytes", t.meter.at.Total, "there", t.reused)
 	t.meter.event(Planned, "", 0, 0, 0)
 }

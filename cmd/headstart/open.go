@@ -12,8 +12,9 @@ import (
 	writegcs "github.com/headstart-serving/headstart/stager/gcs"
 )
 
-// openStore opens the bucket for writing; call the function that it returns when done.
-func openStore(ctx context.Context, p process, u bucketURL) (stager.Store, func(), error) {
+// openStore opens the bucket for writing; call the function that it returns when done. retrying, which
+// may be nil, is told of every request that is made again.
+func openStore(ctx context.Context, p process, u bucketURL, retrying func(stager.Retry)) (stager.Store, func(), error) {
 	if u.Scheme == "file" {
 		s, err := writefile.New(u.Dir)
 		if err != nil {
@@ -23,7 +24,7 @@ func openStore(ctx context.Context, p process, u bucketURL) (stager.Store, func(
 		return s, func() {}, nil
 	}
 	s, err := writegcs.New(ctx, writegcs.Config{
-		Bucket: u.Name, Prefix: u.Prefix, Emulator: p.Getenv("STORAGE_EMULATOR_HOST"), Log: p.logger(slog.LevelWarn),
+		Bucket: u.Name, Prefix: u.Prefix, Emulator: p.Getenv("STORAGE_EMULATOR_HOST"), Log: p.logger(slog.LevelWarn), Retrying: retrying,
 	})
 	if err != nil {
 		return nil, nil, err

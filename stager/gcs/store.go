@@ -42,6 +42,8 @@ type Config struct {
 	Attempts int                                       // of each request; 0 is 8
 	Wait     time.Duration                             // before the second attempt, doubling up to 16 times that; 0 is 1 s
 	Wrap     func(http.RoundTripper) http.RoundTripper // optional; around every request, for tests and counters
+
+	Retrying func(stager.Retry) // optional; is told of every request that is made again, must return at once
 }
 
 // Store is a bucket.
@@ -80,9 +82,11 @@ func New(ctx context.Context, c Config) (*Store, error) {
 		return nil, fmt.Errorf("bucket gs://%s: %w", c.Bucket, err)
 	}
 	// Every write has a precondition or is harmless to repeat.
-	client.SetRetry(storage.WithPolicy(storage.RetryAlways), storage.WithMaxAttempts(c.Attempts),
+	s := &Store{Config: c, client: client, fan: 32}
+	client.SetRetry(storage.WithPolicy(storage.RetryAlways), storage.WithMaxAttempts(c.Attempts), storage.WithErrorFuncWithContext(s.again),
 		storage.WithBackoff(gax.Backoff{Initial: c.Wait, Max: 16 * c.Wait, Multiplier: 2}))
-	return &Store{Config: c, client: client, bucket: client.Bucket(c.Bucket), fan: 32}, nil
+	s.bucket = client.Bucket(c.Bucket) // it has the policy from here on
+	return s, nil
 }
 
 // transport returns pooled connections that speak HTTP/1.1: in HTTP/2 all parts would share one.
@@ -199,7 +203,9 @@ func (s *Store) write(ctx context.Context, o *storage.ObjectHandle, p stager.Par
 			return attrs, err
 		}
 		s.Log.Debug("sending again", "object", o.ObjectName(), "attempt", attempt, "err", err)
-		if err := gax.Sleep(ctx, wait.Pause()); err != nil {
+		pause := wait.Pause()
+		s.retrying(err, pause)
+		if err := gax.Sleep(ctx, pause); err != nil {
 			return nil, context.Cause(ctx)
 		}
 	}
@@ -286,6 +292,8 @@ func (s *Store) explain(key string, err error) error {
 		return stager.Fail(fs.ErrNotExist, "%s/%s does not exist", s, key)
 	case !errors.As(err, &api):
 		return fmt.Errorf("%s/%s: %w", s, key, err)
+	case s.refused(key, api) != nil:
+		return s.refused(key, api)
 	case api.Code == http.StatusNotFound:
 		return stager.Fail(fs.ErrNotExist, "bucket gs://%s does not exist, or %s was removed meanwhile", s.Bucket, key)
 	case api.Code == http.StatusUnauthorized:

@@ -37,6 +37,8 @@ type Config struct {
 	Wait    time.Duration                             // before the second try, doubling up to 8 times that; 0 is 1 s
 	Wrap    func(http.RoundTripper) http.RoundTripper // optional; around every request, for tests and counters
 	Patient time.Duration                             // the longest wait that a rate limit may ask for; 0 is 10 minutes
+
+	Retrying func(stager.Retry) // optional; is told of every request that is made again, must return at once
 }
 
 // Source is a Hub. It is safe for concurrent use.
