@@ -21,7 +21,11 @@ func (p process) failed(ctx context.Context, cmd *cobra.Command, err error) {
 		return
 	}
 	// A write that fails changes nothing: the exit code tells as much.
-	_ = json.NewEncoder(p.Stdout).Encode(map[string]any{
-		"event": "error", "code": exitCode(ctx, err), "error": oneLine(message(ctx, err)),
-	})
+	_ = json.NewEncoder(p.Stdout).Encode(errorEvent{"error", exitCode(ctx, err), oneLine(message(ctx, err))})
+}
+
+type errorEvent struct {
+	Event string `json:"event"`
+	Code  int    `json:"code"`
+	Error string `json:"error"`
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/headstart-serving/headstart/stager/bucket"
 	"github.com/headstart-serving/headstart/stager/hub"
 	"github.com/headstart-serving/headstart/stager/hub/gemma"
 )
@@ -16,6 +17,7 @@ func newHubCommand(p process) *cobra.Command {
 	var models, gated []string
 	var dir, addr string
 	var seed uint64
+	var rate int64
 	cmd := &cobra.Command{
 		Use:   "hub",
 		Short: "Serve the Hugging Face Hub's protocol: synthetic Gemma models, or a folder's repositories",
@@ -49,7 +51,7 @@ shapes and sizes of the real one and a working tokenizer, made while it is sent;
 			if err != nil {
 				return usageError{err}
 			}
-			cdn, err := listen(cmd.Context(), net.JoinHostPort(host, "0"), s.CDN())
+			cdn, err := listen(cmd.Context(), net.JoinHostPort(host, "0"), bucket.Shape{Total: rate}.Handler(s.CDN()))
 			if err != nil {
 				return err
 			}
@@ -61,6 +63,7 @@ shapes and sizes of the real one and a working tokenizer, made while it is sent;
 	cmd.Flags().Uint64Var(&seed, "seed", 0, "what the synthetic weights are made from")
 	cmd.Flags().StringVar(&dir, "dir", "", "`FOLDER` of repositories ORG/NAME")
 	cmd.Flags().StringArrayVar(&gated, "gated", nil, "`REPO` whose files nobody was granted; may repeat")
+	cmd.Flags().Int64Var(&rate, "rate", 0, "`BYTES` a second of large files at most; 0 for no limit")
 	cmd.Flags().StringVar(&addr, "listen", "127.0.0.1:0", "`HOST:PORT` to listen on; port 0 takes a free one")
 	return cmd
 }

@@ -80,7 +80,7 @@ func (o *observed) During(ctx context.Context, p process, addr string, work func
 				o.code.Set(exitOK)
 			}
 			if failed := prometheus.WriteToTextfile(o.file, o.own); failed != nil {
-				err = errors.Join(err, fmt.Errorf("--metrics-file: %w", failed))
+				err = errors.Join(err, fmt.Errorf("--metrics-file: %v", failed)) // not its class: it is not about the model
 			}
 		}
 	}()
