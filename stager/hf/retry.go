@@ -20,7 +20,7 @@ func (s *Source) retrying(answer *http.Response, wait time.Duration, err error) 
 	switch {
 	case answer != nil && answer.StatusCode == http.StatusTooManyRequests:
 		cause, err = stager.RateLimit, errors.New("rate limit")
-	case answer != nil:
+	case answer != nil && answer.StatusCode >= 400: // else its body broke off
 		cause, err = stager.Status, fmt.Errorf("status %d", answer.StatusCode)
 	case errors.Is(err, errStalled):
 		cause = stager.Stalled
