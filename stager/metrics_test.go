@@ -1,7 +1,10 @@
 package stager_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"io"
 	"maps"
 	"strings"
 	"testing"
@@ -110,5 +113,40 @@ func TestMetrics(t *testing.T) {
 	want["runs_total failed"] = 1
 	if got := values(t, m); !maps.Equal(got, want) {
 		t.Errorf("after a failure: %v\nwant %v", got, want)
+	}
+}
+
+// TestMetricsResumed counts what an earlier run left apart from what this one sends; the events say the same.
+func TestMetricsResumed(t *testing.T) {
+	r := exampleRepo()
+	var size float64
+	for _, data := range r.chosen() {
+		size += float64(len(data))
+	}
+	_, open := serveBuckets(t)
+	store := open("models", nil)
+	broken := &memory{repo: r, bytes: func(_ context.Context, path string, off int64, data []byte) (io.Reader, error) {
+		if path == large && off >= 50*chunkSize {
+			return nil, errors.New("the cable is cut")
+		}
+		return bytes.NewReader(data), nil
+	}}
+	if _, err := newStager(broken, store).Stage(t.Context(), manifest.Reference{Repo: r.name}); err == nil {
+		t.Fatal("it succeeds")
+	}
+	m := stager.NewMetrics()
+	var last stager.Event
+	s := stager.New(stager.Config{Source: &memory{repo: r}, Store: store, Metrics: m, ChunkSize: chunkSize, Progress: func(e stager.Event) { last = e }})
+	result, err := s.Stage(t.Context(), manifest.Reference{Repo: r.name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := values(t, m)
+	reused := got["stored_bytes_total reused"]
+	if reused != float64(result.Reused) || reused < 20*chunkSize || got["received_bytes_total"] != size-reused || got["stored_bytes_total sent"] != size-reused || got["verified_bytes_total"] != size {
+		t.Errorf("%v, %d reused of %g", got, result.Reused, size)
+	}
+	if last.Reused != result.Reused || last.There != result.Reused || last.Fetched != result.Fetched || last.Stored != last.Total {
+		t.Errorf("the last event: %+v", last)
 	}
 }
