@@ -10,7 +10,7 @@ export HEADSTART_CACHE := $(CACHE)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-vllm bench-stage test test-go test-clients test-vllm lint clean
+.PHONY: help build demo demo-vllm bench-stage test test-go test-clients test-vllm test-kube lint clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -43,6 +43,10 @@ test-vllm: build ## What needs torch: transformers, Run:ai's streamer, a real vL
 	@HEADSTART=$(BIN) bench/clients/transformers.sh $(CACHE)/vllm/bin/python
 	@HEADSTART=$(BIN) bench/clients/bucket.sh $(CACHE)/vllm/bin/python
 	@$(MAKE) --no-print-directory demo-vllm
+
+test-kube: ## deploy/stage on a Kubernetes that you have: KUBECONFIG, HOST and LOAD as deploy/e2e/stage.sh says
+	@CGO_ENABLED=0 $(GO) build -o $(CACHE)/bin/static/headstart ./cmd/headstart
+	@deploy/e2e/stage.sh $(CACHE)/bin/static/headstart
 
 lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }

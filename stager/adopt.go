@@ -39,8 +39,8 @@ func (t *transfer) adoptAll(ctx context.Context, files []RemoteFile, jobs []*job
 				return err
 			}
 			t.files[i] = file
-			t.meter.event(Advanced, f.Path, f.Size, 0, f.Size)
-			t.meter.event(FileStored, f.Path, f.Size, 0, 0)
+			t.meter.took(f.Path, f.Size, f.Size)
+			t.meter.file(file, reused)
 			return nil
 		})
 	}

@@ -81,6 +81,8 @@ func (t *transfer) fetch(ctx context.Context, j *job, c *chunk, i int64) error {
 		return err
 	}
 	defer r.Close()
+	t.Metrics.inFlight.Add(float64(len(buf)))
+	defer t.Metrics.inFlight.Sub(float64(len(buf)))
 	const block = 256 << 10
 	for at := 0; at < len(buf); at += block {
 		b := buf[at:min(at+block, len(buf))]
@@ -92,10 +94,11 @@ func (t *transfer) fetch(ctx context.Context, j *job, c *chunk, i int64) error {
 		}
 		c.sums[i] = crc32.Update(c.sums[i], manifest.Castagnoli, b)
 		t.arrived.Add(int64(len(b)))
+		t.meter.event(Advanced, j.Path, j.Size, int64(len(b)), 0)
 	}
-	t.meter.event(Advanced, j.Path, j.Size, int64(len(buf)), 0)
 	if c.left.Add(-1) == 0 {
 		c.sum = combine(c.sums, int64(len(c.buf)), c.size)
+		t.Metrics.chunks.Inc()
 		close(c.ready)
 	}
 	return nil
@@ -173,7 +176,7 @@ func (t *transfer) take(s *sums, j *job, p *piece) error {
 	if err := s.restore(p.have.After); err != nil {
 		return fmt.Errorf("%s: part at %d: %w", j.Path, p.Offset, err)
 	}
-	t.meter.event(Advanced, j.Path, j.Size, 0, p.Size)
+	t.meter.took(j.Path, j.Size, p.Size)
 	return nil
 }
 
@@ -198,7 +201,7 @@ func (t *transfer) end(ctx context.Context, j *job, last <-chan *sums) error {
 	}
 	t.files[j.index] = file
 	t.Log.Debug("stored", "path", j.Path, "bytes", j.Size, "sha256", file.SHA256)
-	t.meter.event(FileStored, j.Path, j.Size, 0, 0)
+	t.meter.file(file, sent)
 	return nil
 }
 

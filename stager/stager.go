@@ -36,6 +36,7 @@ type Config struct {
 	Store    Store
 	Log      *slog.Logger
 	Progress func(Event) // optional; one call at a time, must return at once
+	Metrics  *Metrics    // optional; what the runs do is counted there
 
 	Select Selection // what to take besides, or instead, of what Choose takes
 
@@ -54,6 +55,9 @@ type Stager struct{ Config }
 func New(c Config) *Stager {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics()
 	}
 	if c.Streams == 0 {
 		c.Streams = 8
@@ -103,6 +107,7 @@ func (s *Stager) Stage(ctx context.Context, ref manifest.Reference) (Result, err
 	began := time.Now()
 	r, err := s.stage(ctx, ref)
 	r.Elapsed = time.Since(began)
+	s.Metrics.ended(r, err)
 	if err != nil {
 		return r, fmt.Errorf("staging %s to %s: %w", ref, s.Store, err)
 	}
@@ -117,14 +122,15 @@ func (s *Stager) stage(ctx context.Context, ref manifest.Reference) (Result, err
 		return Result{}, err
 	}
 	model := v.snapshot.Model
-	meter := &meter{report: s.Progress, at: Event{Model: model}}
+	meter := &meter{report: s.Progress, metrics: s.Metrics, at: Event{Model: model}}
 	r := v.before
 	if v.staged() {
 		if err := s.unlike(ctx, v); err != nil {
 			return Result{}, err
 		}
 		r.Already = true
-		meter.at.Total, meter.at.Stored = r.Manifest.Size(), r.Manifest.Size()
+		meter.at.Total, meter.at.Stored, meter.at.Files = r.Manifest.Size(), r.Manifest.Size(), len(r.Manifest.Files)
+		meter.at.There = meter.at.Total
 	} else {
 		if v.lacking != "" {
 			s.Log.Warn("the model is staged, but not all of it is there: staging what is missing", "model", model, "first", v.lacking)

@@ -173,10 +173,14 @@ func (t *transfer) prepare(ctx context.Context, files []RemoteFile) ([]*job, err
 
 // announce says how much there is.
 func (t *transfer) announce(files []RemoteFile) {
+	var total, there int64
 	for _, f := range files {
-		t.meter.at.Total += f.Size
+		total += f.Size
+		if o, ok := t.there[t.model.Object(f.Path)]; ok && o.Size == f.Size {
+			there += f.Size
+		}
 	}
-	t.meter.event(Planned, "", 0, 0, 0)
+	t.meter.planned(len(files), total, there)
 }
 
 // count says what there is to do, and what an earlier run has done of it.
@@ -193,7 +197,8 @@ func (t *transfer) count(files []RemoteFile, jobs []*job) {
 			}
 		}
 	}
-	t.Log.Info("planned", "model", t.model, "files", len(files), "send", len(jobs), "copied", len(t.copied), "bytes", t.meter.at.Total, "there", t.reused)
+	t.meter.found(t.reused)
+	t.Log.Info("planned", "model", t.model, "files", len(files), "send", len(jobs), "copied", len(t.copied), "bytes", t.meter.counted().Total, "there", t.reused)
 }
 
 // pool lends buffers of one size, at most most of them.

@@ -112,7 +112,7 @@ func (t *transfer) copyUnchanged(ctx context.Context, files []RemoteFile) error 
 			t.mu.Unlock()
 			t.files[i] = from.file
 			t.Log.Debug("copied", "path", f.Path, "bytes", f.Size, "from", from.key)
-			t.meter.copied(f.Path, f.Size)
+			t.meter.copied(from.file)
 			return nil
 		})
 	}

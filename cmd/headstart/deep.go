@@ -41,7 +41,7 @@ func (e damagedError) Unwrap() error { return e.damage[0].Errors[0] }
 func (p process) verifiedDeep(ctx context.Context, source fetch.Source, m *manifest.Manifest, where string, asJSON bool) error {
 	var done atomic.Int64
 	var damage []fetch.Damage
-	err := newProgress(p, "verifying "+m.Model.Repo, false).During(ctx,
+	err := newProgress(&p, "verifying "+m.Model.Repo, false).During(ctx,
 		func() sample { return sample{Done: done.Load(), Total: m.Size()} },
 		func(ctx context.Context) (err error) {
 			damage, err = fetch.VerifyBucket(ctx, source, m, func(n int64) { done.Add(n) })

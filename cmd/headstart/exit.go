@@ -30,9 +30,9 @@ const exitHelp = `Exit codes:
     3  access denied: token, licence, permission
     4  not found: repository, revision, bucket, model that is not staged
     5  what arrived is not what was promised: checksum, size, name, format
-    6  no room, or the place cannot hold models: read-only, unfit file system
-    7  in the way: the target or the directory is in use or occupied
-  130  interrupted; run it again to go on`
+    6  no room, quota or rate limit used up, or the place cannot hold models: read-only, unfit file system
+    7  in the way: the target or the directory is in use or occupied, an object is retained
+  130  interrupted, by Ctrl-C or SIGTERM; run it again to go on`
 
 // usageError is an error in how the command was called.
 type usageError struct{ error }

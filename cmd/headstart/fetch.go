@@ -16,7 +16,6 @@ import (
 )
 
 func newFetchCommand(p process) *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "fetch MODEL[@REVISION|@sha256:PIN] DIR",
 		Short: "Bring a staged model from the bucket into a directory, verified",
@@ -30,7 +29,7 @@ was, or does nothing. It needs no privilege and no daemon: use it as an init con
 		Args: cobra.ExactArgs(2),
 	}
 	bucket := bucketFlag(cmd, p)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print events on stdout, one JSON object a line; the last one is the result")
+	asJSON := eventsFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ref, err := parseReference(args[0])
 		if err != nil {
@@ -56,16 +55,21 @@ was, or does nothing. It needs no privilege and no daemon: use it as an init con
 			return err
 		}
 		already := entry.Complete()
+		p := p
+		shown := newProgress(&p, "fetching "+ref.String(), *asJSON)
 		engine := fetch.New(fetch.Config{Source: source, Log: p.logger(slog.LevelWarn)})
 		l := engine.Start(entry)
-		err = newProgress(p, "fetching "+ref.String(), asJSON).During(ctx,
-			func() sample { l := l.Progress(); return sample{Done: l.Verified, Total: l.Size, Note: l.Reason} },
+		err = shown.During(ctx,
+			func() sample {
+				l := l.Progress()
+				return sample{Done: l.Verified, Arrived: l.Verified, Total: l.Size, Note: l.Reason}
+			},
 			func(ctx context.Context) error { return runLoad(ctx, engine, l) })
 		if err := errors.Join(err, entry.Close()); err != nil {
 			return err
 		}
 		elapsed, fetched := time.Since(begin), l.Progress().Fetched
-		if asJSON {
+		if *asJSON {
 			return json.NewEncoder(p.Stdout).Encode(map[string]any{
 				"event": "fetched", "model": m.Model.Repo, "commit": m.Model.Commit, "pin": pin(m, entry.Sum()), "dir": args[1],
 				"files": len(m.Files), "bytes": m.Size(), "fetched": fetched, "already": already, "verified": true, "seconds": elapsed.Seconds(),

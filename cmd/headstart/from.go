@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
 
@@ -14,16 +16,16 @@ import (
 
 // openFrom opens what a model is staged from: the Hub, another bucket (a URL), a folder (a path). Call the
 // function that it returns when done.
-func openFrom(ctx context.Context, p process, from string) (stager.Source, func(), error) {
+func openFrom(ctx context.Context, p process, from string, retrying func(stager.Retry)) (stager.Source, func(), error) {
 	switch {
 	case from == "":
-		return openHub(p)
+		return openHub(p, retrying)
 	case strings.Contains(from, "://"):
 		u, err := parseBucket(from)
 		if err != nil {
 			return nil, nil, usageError{fmt.Errorf("--from: %w; a folder is given as a path", err)}
 		}
-		store, closeStore, err := openStore(ctx, p, u)
+		store, closeStore, err := openStore(ctx, p, u, retrying)
 		if err != nil {
 			return nil, nil, fmt.Errorf("--from: %w", err)
 		}
@@ -34,15 +36,18 @@ func openFrom(ctx context.Context, p process, from string) (stager.Source, func(
 	return s, func() {}, nil
 }
 
-func openHub(p process) (stager.Source, func(), error) {
+// openHub opens the Hub that the environment names.
+func openHub(p process, retrying func(stager.Retry)) (stager.Source, func(), error) {
 	c, err := hf.FromEnv(p.Getenv)
-	if err != nil {
-		return nil, nil, usageError{err}
+	if err == nil {
+		c.Log, c.Retrying = p.logger(slog.LevelWarn), retrying
+		var s *hf.Source
+		if s, err = hf.New(c); err == nil {
+			return s, func() { s.Close() }, nil
+		}
 	}
-	c.Log = p.logger(slog.LevelWarn)
-	s, err := hf.New(c)
-	if err != nil {
-		return nil, nil, usageError{err}
+	if errors.Is(err, fs.ErrPermission) { // a token that is none
+		return nil, nil, err
 	}
-	return s, func() { s.Close() }, nil
+	return nil, nil, usageError{err}
 }

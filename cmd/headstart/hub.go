@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/headstart-serving/headstart/stager/bucket"
 	"github.com/headstart-serving/headstart/stager/hub"
 	"github.com/headstart-serving/headstart/stager/hub/gemma"
 	"github.com/headstart-serving/headstart/stager/hub/xorb"
@@ -20,6 +21,7 @@ func newHubCommand(p process) *cobra.Command {
 	var bridge int64
 	var verbose bool
 	var seed uint64
+	var rate int64
 	cmd := &cobra.Command{
 		Use:   "hub",
 		Short: "Serve the Hugging Face Hub's protocol: synthetic Gemma models, or a folder's repositories",
@@ -61,7 +63,7 @@ too, as the Hub does it; then each is read once when somebody first lists or ask
 			if err != nil {
 				return usageError{err}
 			}
-			cdn, err := listen(cmd.Context(), net.JoinHostPort(host, "0"), s.CDN())
+			cdn, err := listen(cmd.Context(), net.JoinHostPort(host, "0"), bucket.Shape{Total: rate}.Handler(s.CDN()))
 			if err != nil {
 				return err
 			}
@@ -88,6 +90,7 @@ too, as the Hub does it; then each is read once when somebody first lists or ask
 	cmd.Flags().StringVar(&xet, "xet", "", "offer Xet with chunks packed so: none, lz4, bg4 or mixed `PACKING`")
 	cmd.Flags().Int64Var(&bridge, "xet-only-above", 0, "files of more than `BYTES` are to be had through Xet alone; 0 is the Hub's limit of 50 GB")
 	cmd.Flags().BoolVar(&verbose, "log-requests", false, "log every request on stderr, without its query: a signed URL is a key")
+	cmd.Flags().Int64Var(&rate, "rate", 0, "`BYTES` a second of large files at most; 0 for no limit")
 	cmd.Flags().StringVar(&addr, "listen", "127.0.0.1:0", "`HOST:PORT` to listen on; port 0 takes a free one")
 	return cmd
 }

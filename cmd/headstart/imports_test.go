@@ -51,6 +51,7 @@ var rules = []rule{
 	{"bench/child", nil, nil},
 	{"bench/memory", nil, nil},
 	{"bench/place", []string{"loader/mount"}, nil},
+	{"deploy/...", nil, []string{"stager/bucket", "stager/hub"}}, // its tests run the binary, as a cluster would
 	{"bench/...", []string{"bench/...", "stager/...", "loader/..."}, nil},
 }
 

@@ -54,7 +54,7 @@ headstart stage again to go on with it, or headstart gc to remove it.`,
 		if err != nil {
 			return err
 		}
-		store, closeStore, err := openStore(cmd.Context(), p, u)
+		store, closeStore, err := openStore(cmd.Context(), p, u, nil)
 		if err != nil {
 			return err
 		}

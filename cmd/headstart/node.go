@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -78,7 +76,7 @@ func (p process) node(ctx context.Context, u bucketURL, dir, socket, addr string
 	if err != nil {
 		return err
 	}
-	metrics, err := listen(ctx, addr, observed(engine, models))
+	metrics, err := listen(ctx, addr, nodeMetrics(engine, models))
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
@@ -96,17 +94,11 @@ func (p process) node(ctx context.Context, u bucketURL, dir, socket, addr string
 	return g.Wait()
 }
 
-// observed serves the metrics of the node and its health: whoever answers is alive.
-func observed(engine *fetch.Engine, models *loader.Loader) http.Handler {
+// nodeMetrics serves the metrics of the node and its health.
+func nodeMetrics(engine *fetch.Engine, models *loader.Loader) http.Handler {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "headstart_build_info", Help: "The version that runs; always 1.", ConstLabels: prometheus.Labels{"version": version()},
-	}, func() float64 { return 1 }))
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 	reg.MustRegister(engine.Collectors()...)
 	reg.MustRegister(models.Collectors()...)
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	return mux
+	return metricsHandler(reg)
 }

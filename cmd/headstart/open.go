@@ -19,8 +19,9 @@ type store interface {
 	sweep.Bucket
 }
 
-// openStore opens the bucket for writing; call the function that it returns when done.
-func openStore(ctx context.Context, p process, u bucketURL) (store, func(), error) {
+// openStore opens the bucket for writing; call the function that it returns when done. retrying, which
+// may be nil, is told of every request that is made again.
+func openStore(ctx context.Context, p process, u bucketURL, retrying func(stager.Retry)) (store, func(), error) {
 	if u.Scheme == "file" {
 		s, err := writefile.New(u.Dir)
 		if err != nil {
@@ -30,7 +31,7 @@ func openStore(ctx context.Context, p process, u bucketURL) (store, func(), erro
 		return s, func() {}, nil
 	}
 	s, err := writegcs.New(ctx, writegcs.Config{
-		Bucket: u.Name, Prefix: u.Prefix, Emulator: p.Getenv("STORAGE_EMULATOR_HOST"), Log: p.logger(slog.LevelWarn),
+		Bucket: u.Name, Prefix: u.Prefix, Emulator: p.Getenv("STORAGE_EMULATOR_HOST"), Log: p.logger(slog.LevelWarn), Retrying: retrying,
 	})
 	if err != nil {
 		return nil, nil, err

@@ -1,53 +1,58 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
-
-	"golang.org/x/term"
 )
 
 // sample is how far a transfer is at one moment.
 type sample struct {
-	Done, Total int64  // bytes; Total is 0 while it is not known
-	Note        string // what is waited for, "" where nothing is
+	Done, Total int64        // bytes; Total is 0 while it is not known
+	Arrived     int64        // bytes received, which the rate is of; Done may also grow by what was there
+	Files       []fileSample // in flight; nil where files are not told apart
+	Of          string       // how many files are done, "3 of 12 files", or ""
+	Note        string       // what is waited for, "" where nothing is
+	Still       string       // what to say when nothing moves; "" is "nothing has arrived"
 }
 
-// progress shows a transfer while it runs: a bar on a terminal, a line every few seconds
-// elsewhere, an event every second as JSON. Nothing is shown of what ends within two seconds.
+// fileSample is how far a file is, in bytes.
+type fileSample struct {
+	Path                  string
+	Stored, Arrived, Size int64 // Arrived counts what is stored, too
+}
+
+// progress shows a transfer while it runs: bars on a terminal, a line every few seconds elsewhere, an
+// event every second as JSON. Nothing is shown of what ends within two seconds, but as JSON.
 type progress struct {
 	label string
-	out   io.Writer // where it is shown
+	out   io.Writer
 	style style
-	width int // columns of the terminal
 }
 
 type style int
 
 const (
 	plain style = iota
-	bar
+	bars
 	events
 )
 
-// newProgress shows on stderr for a person; with asJSON it writes events to stdout.
-func newProgress(p process, label string, asJSON bool) *progress {
+// newProgress shows on stderr for a person; with asJSON it writes events to stdout. A terminal becomes
+// p's stderr's screen, so that the log stands above the bars: make the logger afterwards.
+func newProgress(p *process, label string, asJSON bool) *progress {
 	if asJSON {
 		return &progress{label: label, out: p.Stdout, style: events}
 	}
-	g := &progress{label: label, out: p.Stderr, style: plain}
-	if f, ok := p.Stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) && p.Getenv("TERM") != "dumb" {
-		g.style, g.width = bar, 80
-		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
-			g.width = w
-		}
+	if s := newScreen(p.Stderr, p.Getenv); s != nil {
+		p.Stderr = s
+		return &progress{label: label, out: s, style: bars}
 	}
-	return g
+	return &progress{label: label, out: p.Stderr, style: plain}
 }
 
 // During shows what now returns until work ends, and returns work's error.
@@ -64,32 +69,29 @@ func (g *progress) During(ctx context.Context, now func() sample, work func(cont
 }
 
 func (g *progress) show(stop <-chan struct{}, now func() sample) {
-	every := map[style]time.Duration{plain: 5 * time.Second, bar: 200 * time.Millisecond, events: time.Second}[g.style]
+	every := map[style]time.Duration{plain: 5 * time.Second, bars: 200 * time.Millisecond, events: time.Second}[g.style]
+	first := map[style]time.Duration{plain: 2 * time.Second, bars: 2 * time.Second, events: time.Second}[g.style]
 	var r rate
-	r.add(time.Now(), now().Done)
-	drawn := false
-	last, moved := now().Done, time.Now()
-	timer := time.NewTimer(2 * time.Second)
+	var still stillness
+	still.add(time.Now(), now())
+	r.add(time.Now(), now().Arrived)
+	timer := time.NewTimer(first)
 	defer timer.Stop()
 	for {
 		select {
 		case <-stop:
-			if drawn && g.style == bar {
-				fmt.Fprint(g.out, "\r\x1b[K")
+			if s, ok := g.out.(*screen); ok {
+				s.Draw(nil)
 			}
 			return
 		case <-timer.C:
 		}
 		s := now()
-		if s.Done != last {
-			last, moved = s.Done, time.Now()
+		if note := still.add(time.Now(), s); s.Note == "" {
+			s.Note = note
 		}
-		if still := time.Since(moved); s.Note == "" && still >= 10*time.Second {
-			s.Note = "nothing has arrived for " + still.Round(time.Second).String()
-		}
-		r.add(time.Now(), s.Done)
+		r.add(time.Now(), s.Arrived)
 		g.draw(s, r.perSecond())
-		drawn = true
 		timer.Reset(every)
 	}
 }
@@ -98,20 +100,44 @@ func (g *progress) draw(s sample, perSecond float64) {
 	switch g.style {
 	case events:
 		// A write that fails is found when the result is written.
-		_ = json.NewEncoder(g.out).Encode(map[string]any{"event": "progress", "bytes": s.Done, "total": s.Total, "bytes_per_second": int64(perSecond), "note": s.Note})
-	case bar:
-		line := g.label + " " + status(s, perSecond)
-		if room := g.width - len([]rune(line)) - 4; room >= 10 && s.Total > 0 {
-			full := int(int64(room) * min(s.Done, s.Total) / s.Total)
-			line = g.label + " ▕" + strings.Repeat("█", full) + strings.Repeat(" ", room-full) + "▏ " + status(s, perSecond)
-		}
-		if r := []rune(line); len(r) >= g.width {
-			line = string(r[:g.width-1])
-		}
-		fmt.Fprint(g.out, "\r\x1b[K", line)
+		_ = json.NewEncoder(g.out).Encode(newProgressEvent(s, perSecond))
+	case bars:
+		screen := g.out.(*screen)
+		width, height := screen.size()
+		screen.Draw(g.lines(s, perSecond, width, height))
 	default:
-		fmt.Fprintln(g.out, g.label, status(s, perSecond))
+		fmt.Fprintln(g.out, g.label, status(s, perSecond)+inFlight(s.Files))
 	}
+}
+
+// progressEvent is a sample as JSON.
+type progressEvent struct {
+	Event          string              `json:"event"`
+	Bytes          int64               `json:"bytes"`
+	Total          int64               `json:"total"`
+	BytesPerSecond int64               `json:"bytes_per_second"`
+	SecondsLeft    *int64              `json:"seconds_left,omitempty"`
+	Files          []progressFileEvent `json:"files,omitempty"`
+	Note           string              `json:"note"`
+}
+
+type progressFileEvent struct {
+	Path     string `json:"path"`
+	Bytes    int64  `json:"bytes"`
+	Received int64  `json:"received"`
+	Total    int64  `json:"total"`
+}
+
+func newProgressEvent(s sample, perSecond float64) progressEvent {
+	e := progressEvent{Event: "progress", Bytes: s.Done, Total: s.Total, BytesPerSecond: int64(perSecond), Note: s.Note}
+	if d := left(s, perSecond); d > 0 {
+		seconds := int64(d.Seconds())
+		e.SecondsLeft = &seconds
+	}
+	for _, f := range s.Files {
+		e.Files = append(e.Files, progressFileEvent{f.Path, f.Stored, f.Arrived, f.Size})
+	}
+	return e
 }
 
 // status is "1.2 of 8.6 GB  14%  410 MB/s  18s left".
@@ -123,13 +149,42 @@ func status(s sample, perSecond float64) string {
 		b.WriteString(bytesOf(s.Done))
 	}
 	fmt.Fprintf(&b, "  %s/s", bytesOf(int64(perSecond)))
-	if left := s.Total - s.Done; s.Total > 0 && left > 0 && perSecond > 0 {
-		fmt.Fprintf(&b, "  %s left", time.Duration(float64(left)/perSecond*float64(time.Second)).Round(time.Second))
+	if d := left(s, perSecond); d > 0 {
+		fmt.Fprintf(&b, "  %s left", d)
+	}
+	if s.Of != "" {
+		b.WriteString("  " + s.Of)
 	}
 	if s.Note != "" {
 		b.WriteString("  (" + s.Note + ")")
 	}
 	return b.String()
+}
+
+// left is how long the rest takes at this rate; 0 where nobody can tell.
+func left(s sample, perSecond float64) time.Duration {
+	rest := s.Total - s.Done
+	if s.Total <= 0 || rest <= 0 || perSecond <= 0 {
+		return 0
+	}
+	return time.Duration(min(float64(rest)/perSecond, 1e9) * float64(time.Second)).Round(time.Second)
+}
+
+// stillness notices that nothing moves.
+type stillness struct {
+	done, arrived int64
+	since         time.Time
+}
+
+// add returns what to say of how long nothing has moved, "" for nothing.
+func (s *stillness) add(t time.Time, at sample) string {
+	if at.Done != s.done || at.Arrived != s.arrived || s.since.IsZero() {
+		s.done, s.arrived, s.since = at.Done, at.Arrived, t
+	}
+	if still := t.Sub(s.since); still >= 10*time.Second {
+		return cmp.Or(at.Still, "nothing has arrived") + " for " + still.Round(time.Second).String()
+	}
+	return ""
 }
 
 // rate is a mean over the last ten seconds, so that a stall is seen.

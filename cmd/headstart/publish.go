@@ -92,7 +92,6 @@ func absolute(target string) (string, error) {
 }
 
 func newWaitCommand(p process) *cobra.Command {
-	var asJSON bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "wait MODEL[@REVISION|@sha256:PIN]",
@@ -105,7 +104,7 @@ and verified. It is for init containers.
 		Args:    cobra.ExactArgs(1),
 	}
 	socket := socketFlag(cmd)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print events on stdout, one JSON object a line; the last one is the result")
+	asJSON := eventsFlag(cmd)
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "give up after this `TIME`, for example 90s or 10m (default: never)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ref, err := parseReference(args[0])
@@ -122,8 +121,12 @@ and verified. It is for init containers.
 		defer node.Close()
 		var at atomic.Pointer[loader.Progress]
 		at.Store(&loader.Progress{})
-		err = newProgress(p, "loading "+ref.String(), asJSON).During(ctx,
-			func() sample { l := at.Load(); return sample{Done: l.Verified, Total: l.Size, Note: l.Reason} },
+		p := p
+		err = newProgress(&p, "loading "+ref.String(), *asJSON).During(ctx,
+			func() sample {
+				l := at.Load()
+				return sample{Done: l.Verified, Arrived: l.Verified, Total: l.Size, Note: l.Reason}
+			},
 			func(ctx context.Context) error {
 				return node.Wait(ctx, ref, func(l loader.Progress) { at.Store(&l) })
 			})
@@ -133,7 +136,7 @@ and verified. It is for init containers.
 			}
 			return err
 		}
-		if asJSON {
+		if *asJSON {
 			return json.NewEncoder(p.Stdout).Encode(struct {
 				Event string `json:"event"`
 				*loader.Progress

@@ -108,7 +108,7 @@ func (r *removal) run(ctx context.Context, p process, bucket func() (bucketURL, 
 	if err != nil {
 		return err
 	}
-	store, closeStore, err := openStore(ctx, p, u)
+	store, closeStore, err := openStore(ctx, p, u, nil)
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (r *removal) run(ctx context.Context, p process, bucket func() (bucketURL, 
 	var at atomic.Pointer[sweep.Done]
 	at.Store(&sweep.Done{})
 	var done sweep.Done
-	err = newProgress(p, "removing", false).During(ctx,
+	err = newProgress(&p, "removing", false).During(ctx,
 		func() sample { return sample{Done: at.Load().Bytes, Total: plan.Bytes()} },
 		func(ctx context.Context) (err error) {
 			done, err = sweep.Run(ctx, store, plan, func(d sweep.Done) { at.Store(&d) })

@@ -33,6 +33,7 @@ func run(ctx context.Context, args []string, p process) int {
 		return exitOK
 	}
 	code := exitCode(ctx, err)
+	p.failed(ctx, cmd, err)
 	fmt.Fprintf(p.Stderr, "%s: %s\n", cmd.CommandPath(), oneLine(message(ctx, err)))
 	return code
 }

@@ -131,8 +131,10 @@ func setup(env *testscript.Env) error {
 }
 
 // writeModel writes a model with a shard of a bit more than two chunks.
-func writeModel(dir string) error {
-	const size = 33 << 20
+func writeModel(dir string) error { return writeShard(dir, 33<<20) }
+
+// writeShard writes a model with a shard of size bytes of weights.
+func writeShard(dir string, size int) error {
 	header := fmt.Sprintf(`{"w":{"dtype":"BF16","shape":[%d],"data_offsets":[0,%d]}}`, size/2, size)
 	shard := binary.LittleEndian.AppendUint64(nil, uint64(len(header)))
 	shard = append(shard, header...)

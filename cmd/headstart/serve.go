@@ -20,14 +20,19 @@ type server struct {
 
 // listen opens addr ("127.0.0.1:0" for a free port); nothing is served before Serve.
 func listen(ctx context.Context, addr string, h http.Handler) (*server, error) {
+	return listenAs(ctx, "--listen", addr, h)
+}
+
+// listenAs is listen for an address that another flag gave.
+func listenAs(ctx context.Context, flag, addr string, h http.Handler) (*server, error) {
 	if _, _, err := net.SplitHostPort(addr); err != nil {
-		return nil, usageError{fmt.Errorf("--listen %s: want HOST:PORT, for example 127.0.0.1:8080", addr)}
+		return nil, usageError{fmt.Errorf("%s %s: want HOST:PORT, for example 127.0.0.1:8080", flag, addr)}
 	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, inTheWay{fmt.Errorf("%s is in use: stop who listens there, or give another --listen (port 0 takes a free one)", addr)}
+			return nil, inTheWay{fmt.Errorf("%s is in use: stop who listens there, or give another %s (port 0 takes a free one)", addr, flag)}
 		}
 		return nil, fmt.Errorf("listening on %s: %w", addr, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,8 +14,8 @@ import (
 )
 
 func newStageCommand(p process) *cobra.Command {
-	var asJSON, dryRun bool
-	var from string
+	var dryRun bool
+	var from, addr, file string
 	var selection stager.Selection
 	memory := size(512 << 20)
 	cmd := &cobra.Command{
@@ -43,6 +42,11 @@ is given. A bucket's models keep their commit, their manifest and their pin.
 HF_ENDPOINT, HF_TOKEN, HF_HOME and the other variables of the Hub's own client mean what they mean
 there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead to the bucket.
 
+SIGTERM and Ctrl-C end it within seconds, in a state that the next run goes on from; a second one
+ends it at once.
+
+` + stageEventsHelp + `
+
 ` + exitHelp,
 		Example: `  headstart stage google/gemma-3-27b-it --bucket gs://models
   headstart stage google/gemma-3-4b-it@093f9f388b31de276ce2de164bdc2081324b9767 --bucket gs://models/staging
@@ -50,16 +54,19 @@ there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead 
   headstart stage acme/tuned --bucket file:///mnt/lustre/models --json
   headstart stage acme/quantized --include '*-Q4_K_M.gguf'
   headstart stage acme/tuned@v2 --from ./output --bucket gs://models
-  headstart stage google/gemma-3-4b-it --from gs://models-eu --bucket gs://models-us`,
+  headstart stage google/gemma-3-4b-it --from gs://models-eu --bucket gs://models-us
+  headstart stage acme/tuned --bucket gs://models --metrics :9096 --metrics-file /var/lib/node_exporter/stage.prom`,
 		Args: cobra.ExactArgs(1),
 	}
 	bucket := bucketFlag(cmd, p)
+	asJSON := eventsFlag(cmd)
 	cmd.Flags().Var(&memory, "memory", "`SIZE` of this process at most, 96MiB or more: three quarters of it are buffers, and more of them are faster where a round trip is long")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print events on stdout, one JSON object a line; the last one is the result")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be staged, with sizes, and write nothing")
 	cmd.Flags().StringVar(&from, "from", "", "stage from a `SOURCE` other than the Hub: a folder's path, or another bucket as gs://NAME[/PREFIX] or file:///DIR")
 	cmd.Flags().StringArrayVar(&selection.Include, "include", nil, "take files that match `GLOB` too; may be repeated")
 	cmd.Flags().StringArrayVar(&selection.Exclude, "exclude", nil, "leave files out that match `GLOB`; may be repeated")
+	cmd.Flags().StringVar(&addr, "metrics", "", "serve /metrics and /healthz at `HOST:PORT` while it runs; port 0 takes a free one")
+	cmd.Flags().StringVar(&file, "metrics-file", "", "write the metrics to `PATH` at the end, for node_exporter's textfile collector (*.prom)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ref, err := parseReference(args[0])
 		if err != nil {
@@ -77,63 +84,107 @@ there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead 
 			return usageError{fmt.Errorf("--memory %s: %w", &memory, err)}
 		}
 		keepWithin(int64(memory))
-		source, closeSource, err := openFrom(cmd.Context(), p, from)
-		if err != nil {
-			return err
-		}
-		defer closeSource()
-		store, closeStore, err := openStore(cmd.Context(), p, u)
-		if err != nil {
-			return err
-		}
-		defer closeStore()
-		var at atomic.Pointer[stager.Event]
-		at.Store(&stager.Event{})
-		s := stager.New(stager.Config{
-			Source: source, Store: store, Log: p.logger(slog.LevelWarn), Select: selection, Memory: buffers,
-			Progress: func(e stager.Event) { at.Store(&e) },
-		})
+		o := request{ref: ref, from: from, bucket: u, config: stager.Config{Select: selection, Memory: buffers}, asJSON: *asJSON}
 		if dryRun {
-			plan, err := s.Plan(cmd.Context(), ref)
-			if err != nil {
-				return err
-			}
-			return p.planned(plan, u, asJSON)
+			return p.plan(cmd.Context(), o)
+		}
+		seen, err := newObserved(ref.Repo, file)
+		if err != nil {
+			return err
 		}
 		var r stager.Result
-		err = newProgress(p, "staging "+ref.String(), asJSON).During(cmd.Context(),
-			func() sample { e := at.Load(); return sample{Done: e.Stored, Total: e.Total} },
-			func(ctx context.Context) (err error) { r, err = s.Stage(ctx, ref); return err })
+		err = seen.During(cmd.Context(), p, addr, func(ctx context.Context) (err error) {
+			o.config.Metrics = seen.staging
+			r, err = p.stage(ctx, o)
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		return p.staged(r, u, asJSON)
+		return p.staged(r, u, *asJSON)
 	}
 	return cmd
+}
+
+// request is what a command line asks for.
+type request struct {
+	ref    manifest.Reference
+	from   string // "" for the Hub
+	bucket bucketURL
+	config stager.Config // without its adapters
+	asJSON bool
+}
+
+// stage stages a model and shows how far it is.
+func (p process) stage(ctx context.Context, o request) (r stager.Result, err error) {
+	w := newWatch()
+	if o.asJSON {
+		p.Stdout = &lines{w: p.Stdout}
+		w.events = p.Stdout
+	}
+	shown := newProgress(&p, "staging "+o.ref.String(), o.asJSON)
+	s, closeAll, err := p.openStager(ctx, o, func(r stager.Retry) { o.config.Metrics.Retried(r); w.Retried(r) })
+	if err != nil {
+		return r, err
+	}
+	defer closeAll()
+	s.Progress = w.Event
+	err = shown.During(ctx, w.Sample, func(ctx context.Context) (err error) { r, err = s.Stage(ctx, o.ref); return err })
+	return r, err
+}
+
+// plan prints what a stage would do.
+func (p process) plan(ctx context.Context, o request) error {
+	s, closeAll, err := p.openStager(ctx, o, nil)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	plan, err := s.Plan(ctx, o.ref)
+	if err != nil {
+		return err
+	}
+	return p.planned(plan, o.bucket, o.asJSON)
+}
+
+// openStager opens what a stager works with; call the function that it returns when done.
+func (p process) openStager(ctx context.Context, o request, retrying func(stager.Retry)) (*stager.Stager, func(), error) {
+	source, closeSource, err := openFrom(ctx, p, o.from, retrying)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, closeStore, err := openStore(ctx, p, o.bucket, retrying)
+	if err != nil {
+		closeSource()
+		return nil, nil, err
+	}
+	o.config.Source, o.config.Store, o.config.Log = source, store, p.logger(slog.LevelWarn)
+	return stager.New(o.config), func() { closeStore(); closeSource() }, nil
 }
 
 // staged prints the result of a stage.
 func (p process) staged(r stager.Result, u bucketURL, asJSON bool) error {
 	m := r.Manifest
 	if asJSON {
-		return json.NewEncoder(p.Stdout).Encode(map[string]any{
-			"event": "staged", "model": m.Model.Repo, "commit": m.Model.Commit, "pin": pin(m, r.Sum), "ref": r.Ref,
-			"files": len(m.Files), "bytes": m.Size(), "already": r.Already, "fetched": r.Fetched, "copied": r.Copied, "reused": r.Reused,
-			"seconds": r.Elapsed.Seconds(), "bucket": u.String(),
+		return json.NewEncoder(p.Stdout).Encode(stagedEvent{
+			Event: "staged", Model: m.Model.Repo, Commit: m.Model.Commit, Pin: pin(m, r.Sum), Ref: r.Ref,
+			Files: len(m.Files), Bytes: m.Size(), Already: r.Already, Fetched: r.Fetched, Copied: r.Copied, Reused: r.Reused,
+			Seconds: r.Elapsed.Seconds(), Bucket: u.String(), Verified: "sha256", Kept: r.Kept.Bytes,
 		})
 	}
-	what := fmt.Sprintf("staged %s in %s", bytesOf(m.Size()), r.Elapsed.Round(10*time.Millisecond))
+	files := fmt.Sprintf("%d files, %s", len(m.Files), bytesOf(m.Size()))
+	what := fmt.Sprintf("staged %s, every sha256 verified, in %s", files, r.Elapsed.Round(10*time.Millisecond))
 	switch {
 	case r.Already:
-		what = "nothing to do: it is staged"
+		what = "nothing to do: it is staged (" + files + ")"
 	default:
 		if r.Copied == 0 { // the time of a copy says nothing about the rate of the links
 			what += fmt.Sprintf(" (%s/s)", bytesOf(int64(float64(r.Fetched)/r.Elapsed.Seconds())))
 		} else {
-			what += fmt.Sprintf(", %s of it copied in the bucket from another commit", bytesOf(r.Copied))
+			what += fmt.Sprintf("; %s were copied in the bucket from another commit", bytesOf(r.Copied))
 		}
 		if r.Reused > 0 {
-			what += fmt.Sprintf(", %s of it were there from an earlier run", bytesOf(r.Reused))
+			what += fmt.Sprintf("; %s were received, %s were there from an earlier run", bytesOf(r.Fetched), bytesOf(r.Reused))
 		}
 	}
 	_, err := fmt.Fprintf(p.Stdout, "%s in %s: %s\npin it as %s\n", m.Model, u, what, pin(m, r.Sum))

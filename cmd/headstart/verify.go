@@ -95,8 +95,8 @@ func isDirectory(arg string) bool {
 // verified reads dir back.
 func (p process) verified(ctx context.Context, m *manifest.Manifest, dir string, asJSON bool) error {
 	var done atomic.Int64
-	err := newProgress(p, "verifying "+dir, false).During(ctx,
-		func() sample { return sample{Done: done.Load(), Total: m.Size()} },
+	err := newProgress(&p, "verifying "+dir, false).During(ctx,
+		func() sample { n := done.Load(); return sample{Done: n, Arrived: n, Total: m.Size()} },
 		func(ctx context.Context) error {
 			return fetch.Verify(ctx, dir, m, func(n int64) { done.Add(n) })
 		})

@@ -45,6 +45,8 @@ type Config struct {
 	Wait     time.Duration                             // before the second attempt, doubling up to 16 times that; 0 is 1 s
 	Wrap     func(http.RoundTripper) http.RoundTripper // optional; around every request, for tests and counters
 	Dial     Dial                                      // optional; instead of the system's, for tests
+
+	Retrying func(stager.Retry) // optional; is told of every request that is made again, must return at once
 }
 
 // Store is a bucket.
@@ -91,9 +93,11 @@ func New(ctx context.Context, c Config) (*Store, error) {
 		return nil, fmt.Errorf("bucket gs://%s: %w", c.Bucket, err)
 	}
 	// Every write has a precondition or is harmless to repeat.
-	client.SetRetry(storage.WithPolicy(storage.RetryAlways), storage.WithMaxAttempts(c.Attempts),
+	s := &Store{Config: c, client: client, http: hc, xml: service, fan: 32}
+	client.SetRetry(storage.WithPolicy(storage.RetryAlways), storage.WithMaxAttempts(c.Attempts), storage.WithErrorFuncWithContext(s.again),
 		storage.WithBackoff(gax.Backoff{Initial: c.Wait, Max: 16 * c.Wait, Multiplier: 2}))
-	return &Store{Config: c, client: client, bucket: client.Bucket(c.Bucket), http: hc, xml: service, fan: 32}, nil
+	s.bucket = client.Bucket(c.Bucket) // it has the policy from here on
+	return s, nil
 }
 
 // service returns the URL of Cloud Storage, or of what stands in for it.
@@ -222,7 +226,9 @@ func (s *Store) write(ctx context.Context, key string, generation int64, p stage
 			return made, err
 		}
 		s.Log.Debug("sending again", "object", key, "attempt", attempt, "err", err)
-		if err := gax.Sleep(ctx, wait.Pause()); err != nil {
+		pause := wait.Pause()
+		s.retrying(err, pause)
+		if err := gax.Sleep(ctx, pause); err != nil {
 			return 0, context.Cause(ctx)
 		}
 	}
@@ -293,6 +299,8 @@ func (s *Store) explain(key string, err error) error {
 		return stager.Fail(fs.ErrNotExist, "%s/%s does not exist", s, key)
 	case !errors.As(err, &api):
 		return fmt.Errorf("%s/%s: %w", s, key, err)
+	case s.refused(key, api) != nil:
+		return s.refused(key, api)
 	case api.Code == http.StatusNotFound:
 		return stager.Fail(fs.ErrNotExist, "bucket gs://%s does not exist, or %s was removed meanwhile", s.Bucket, key)
 	case api.Code == http.StatusUnauthorized:

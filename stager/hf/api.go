@@ -48,7 +48,11 @@ func (s *Source) client() *retryablehttp.Client {
 		}
 		return transient(r.StatusCode), nil
 	}
-	c.Backoff = func(_, _ time.Duration, attempt int, r *http.Response) time.Duration { return s.delay(attempt, r) }
+	c.Backoff = func(_, _ time.Duration, attempt int, r *http.Response) time.Duration {
+		wait := s.delay(attempt, r)
+		s.retrying(r, wait, errors.New("the Hub does not answer as it should"))
+		return wait
+	}
 	return c
 }
 

@@ -113,6 +113,7 @@ func (b *body) again(err error) error {
 	b.tries++
 	b.since = 0
 	b.source.Log.Debug("reading on", "path", b.file.Path, "at", b.at, "try", b.tries, "wait", wait, "err", err)
+	b.source.retrying(l.response, wait, err)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {

@@ -47,6 +47,8 @@ type Config struct {
 
 	DisableXet bool  // a file that is to be had through Xet alone is then an error
 	XetAbove   int64 // bytes; larger files go through Xet where the Hub offers it; 0 is 50·10⁹
+
+	Retrying func(stager.Retry) // optional; is told of every request that is made again, must return at once
 }
 
 // Dial makes a connection, as [net.Dialer.DialContext] does.
