@@ -117,10 +117,15 @@ func TestBars(t *testing.T) {
 				var seen []string
 				_ = g.During(t.Context(), func() sample { return at(time.Since(start)) }, func(context.Context) error {
 					time.Sleep(1900 * time.Millisecond)
+					mu := &g.out.(*screen).mu
+					mu.Lock()
 					if m.writes != 0 {
 						t.Errorf("shown too early: %q", m.rows)
 					}
+					mu.Unlock()
 					time.Sleep(3200 * time.Millisecond)
+					mu.Lock()
+					defer mu.Unlock()
 					seen = slices.Clone(m.shown())
 					return nil
 				})

@@ -31,6 +31,7 @@ type slowRoad struct {
 	hung                chan struct{} // told of each request that hangs
 	refetched           atomic.Int64  // ranges before held that were asked for once they were stored
 	stored              chan struct{} // told when the first part is stored
+	asked               chan struct{} // told of each request to the bucket
 	env                 []string
 }
 
@@ -51,7 +52,7 @@ func newSlowRoad(t *testing.T) *slowRoad {
 	if err := b.CreateBucket("models"); err != nil {
 		t.Fatal(err)
 	}
-	road := &slowRoad{hung: make(chan struct{}, 1000), stored: make(chan struct{}, 1000)}
+	road := &slowRoad{hung: make(chan struct{}, 1000), stored: make(chan struct{}, 1000), asked: make(chan struct{}, 1000)}
 	api, cdn, objects := httptest.NewServer(h.Handler()), httptest.NewServer(road.hub(h.CDN())), httptest.NewServer(road.bucket(b))
 	h.SetCDN(cdn.URL)
 	t.Cleanup(func() {
@@ -86,6 +87,7 @@ func (s *slowRoad) hub(next http.Handler) http.Handler {
 // bucket knows a part by its name, which is in the first bytes of its upload.
 func (s *slowRoad) bucket(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.asked <- struct{}{}
 		var from int64 = -1
 		if strings.HasPrefix(r.URL.Path, "/upload/") {
 			head := bufio.NewReaderSize(r.Body, 4<<10)
@@ -187,6 +189,7 @@ func TestSecondSignal(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	<-road.asked // from here on it minds signals
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	tick := time.NewTicker(100 * time.Millisecond)
