@@ -24,6 +24,13 @@ func newStageCommand(p process) *cobra.Command {
 is checked against the Hub's sha256 (git's sha1 for small ones), and the model is committed by its
 manifest, which is written last. Run it again and it goes on where it was, or does nothing.
 
+While it runs, files above 32 MiB are in the bucket a second time, as parts below .headstart/parts/.
+A bucket with soft delete (new ones: seven days) goes on charging for parts after they are removed: 55 GB of
+weights cost as much as 55 GB do for those days. With versioning they stay as noncurrent objects until
+something deletes them, and under a retention policy they stay where they are, which is said. A lifecycle
+rule that deletes .headstart/parts/ after a week, noncurrent ones too, or a bucket for models alone without
+these, is the remedy.
+
 HF_ENDPOINT, HF_TOKEN, HF_HOME and the other variables of the Hub's own client mean what they mean
 there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead to the bucket.
 
