@@ -152,6 +152,14 @@ func (w *world) begin(plan func(call) *fault) {
 	w.plan, w.seen, w.calls, w.met = plan, make(map[string]int), nil, nil
 }
 
+// sofar is what has happened since begin, and since the beginning. A server may be at work still when its
+// client has gone.
+func (w *world) sofar() (calls []call, met, leaked []string, bytes int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.calls), slices.Clone(w.met), slices.Clone(w.leaked), w.bytes
+}
+
 // identify says what a request is for, so that it is the same call in every run.
 func identify(r *http.Request) (kind, string) {
 	path, q := r.URL.Path, r.URL.Query()

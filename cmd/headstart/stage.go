@@ -39,6 +39,13 @@ size, and the index against the headers.
 Hub client's cache) gets a commit that names its content; @REVISION then is a name for it, main if none
 is given. A bucket's models keep their commit, their manifest and their pin.
 
+While it runs, files above 32 MiB are in the bucket a second time, as parts below .headstart/parts/.
+A bucket with soft delete (new ones: seven days) goes on charging for parts after they are removed: 55 GB of
+weights cost as much as 55 GB do for those days. With versioning they stay as noncurrent objects until
+something deletes them, and under a retention policy they stay where they are, which is said. A lifecycle
+rule that deletes .headstart/parts/ after a week, noncurrent ones too, or a bucket for models alone without
+these, is the remedy.
+
 HF_ENDPOINT, HF_TOKEN, HF_HOME and the other variables of the Hub's own client mean what they mean
 there; Google's application default credentials, or STORAGE_EMULATOR_HOST, lead to the bucket.
 

@@ -1,6 +1,8 @@
 package hf_test
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,5 +64,24 @@ func TestFromEnv(t *testing.T) {
 	c, err := hf.FromEnv(func(name string) string { return env[name] })
 	if err != nil || c.Endpoint != "http://hub:8080/" || c.Stall != 7*time.Second || c.UserAgent != "headstart; origin/ours" || c.Token != "hf_a" {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// TestTokenThatIsNone refuses what cannot stand in a header, wherever it comes from, and does not repeat it.
+func TestTokenThatIsNone(t *testing.T) {
+	for _, token := range []string{"hf_s3cret\nX-Evil: 1", "hf_s3cret\r\n\r\nGET /", "hf_s3cret\x00", "hf_\ts3cret", "hf_s3\x1b[31mcret", "hf_s3cret\x7f", "hf_s3crét", "\ufeffhf_s3cret", "hf_s3cret hf_other"} {
+		path := filepath.Join(t.TempDir(), "token")
+		if err := os.WriteFile(path, []byte(token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range map[string]string{"HF_TOKEN": token, "HUGGING_FACE_HUB_TOKEN": token, "HF_TOKEN_PATH": path} {
+			_, err := hf.FromEnv(func(n string) string { return map[string]string{name: value}[n] })
+			if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "HF_TOKEN") || strings.Contains(err.Error(), "cret") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%s=%q: %v", name, token, err)
+			}
+		}
+		if _, err := hf.New(hf.Config{Token: token}); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("%q: %v", token, err)
+		}
 	}
 }
