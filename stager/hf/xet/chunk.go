@@ -104,12 +104,17 @@ func (u *unpacker) unframe(packed, dst []byte) error {
 // ungroup puts back side by side what every fourth byte from the first, the second, … was. A length that is no multiple
 // of four makes the first groups one longer.
 func ungroup(dst, grouped []byte) {
-	from := 0
-	for plane := range 4 {
-		for i := plane; i < len(dst); i += 4 {
-			dst[i] = grouped[from]
-			from++
-		}
+	n := len(dst)
+	// Where each group begins; the first n%4 have one byte more.
+	of := func(plane int) int { return plane*(n/4) + min(plane, n%4) }
+	g0, g1, g2, g3 := grouped[:of(1)], grouped[of(1):of(2)], grouped[of(2):of(3)], grouped[of(3):n]
+	i := 0
+	for ; 4*i+4 <= n; i++ {
+		d := dst[4*i : 4*i+4 : 4*i+4]
+		d[0], d[1], d[2], d[3] = g0[i], g1[i], g2[i], g3[i]
+	}
+	for plane, g := range [][]byte{g0, g1, g2}[:n%4] {
+		dst[4*i+plane] = g[i]
 	}
 }
 
