@@ -191,6 +191,8 @@ func mounted(t testing.TB, f *fake) (*modelfs.FS, string) {
 		}
 		unix.Unmount(dir, unix.MNT_DETACH)
 	})
+	mounttest.Polled(t, filepath.Join(dir, f.m.Files[0].Path))
+	fsys.ForgetOpens()
 	return fsys, dir
 }
 

@@ -12,6 +12,9 @@
 // completion gets native speed, and what was open before goes on as it was. One inode never has
 // opens of both kinds, which the kernel answers with EIO (fuse_file_io_open, linux fs/fuse/iomode.c).
 //
+// The process that serves a mount must not touch it: if it were killed while a thread of it waits for
+// an answer that only it can give, that thread would never end, and the connection neither.
+//
 // Inode and node numbers follow from the manifest alone, and answers depend on nothing but them and
 // the numbers of the backing files. So a process that gets the connection's descriptor, see [Keeper],
 // goes on where one that died has stopped, and readers have waited a bit longer and seen nothing.
@@ -28,7 +31,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -118,11 +120,10 @@ func Mount(dir string, m Model, keep Keeper, log *slog.Logger) (*FS, error) {
 		return nil, err
 	}
 	go f.answer()
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
+	if f.device, err = device(dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("looking at %s: %w", dir, err), mount.Unmount(dir))
 	}
-	f.device, began.Device = st.Dev, st.Dev
+	began.Device = f.device
 	if err := f.remember(began); err != nil {
 		log.Warn("reads of this mount will not survive a restart", "dir", dir, "err", err)
 	}
@@ -161,16 +162,8 @@ func (f *FS) remember(began *record) error {
 	return f.keep.Keep(f.id, data, f.conn)
 }
 
-// tune raises the read-ahead, which must be done before the first open, and answers the kernel's
-// first poll request: the Go runtime polls what it opens without giving up its thread, so a process
-// that reads its own mount could otherwise wait for itself.
+// tune raises the read-ahead, which must be done before the first open.
 func (f *FS) tune() error {
-	if fd, err := unix.Open(filepath.Join(f.dir, f.model.Manifest().Files[0].Path), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
-		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		unix.Close(fd)
-		f.counters.servedOpens.Store(0)
-		f.counters.passthroughOpens.Store(0)
-	}
 	knob := fmt.Sprintf("/sys/class/bdi/%s/read_ahead_kb", number(f.device))
 	return os.WriteFile(knob, fmt.Appendf(nil, "%d", readAhead>>10), 0)
 }
@@ -187,6 +180,22 @@ func (f *FS) Unmount() error { return mount.Unmount(f.dir) }
 // Shown reports whether p is a mount of this file system, wherever it is.
 func (f *FS) Shown(p *mount.Point) bool {
 	return p.Device == number(f.device)
+}
+
+// device finds the number of what is mounted at dir without asking it.
+func device(dir string) (uint64, error) {
+	p, err := mount.At(dir)
+	if err != nil {
+		return 0, err
+	}
+	var major, minor uint32
+	if p == nil || !Ours(p) {
+		return 0, errors.New("the mount has gone")
+	}
+	if _, err := fmt.Sscanf(p.Device, "%d:%d", &major, &minor); err != nil {
+		return 0, fmt.Errorf("its device %q: %w", p.Device, err)
+	}
+	return unix.Mkdev(major, minor), nil
 }
 
 // number writes a device as the table of mounts does.
