@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -46,7 +46,7 @@ func attach(dir string) (int, error) {
 
 // request reads the kernel's INIT, the first of a connection's messages.
 func request(dev int) ([]byte, error) {
-	b := make([]byte, 8192) // FUSE_MIN_READ_BUFFER, linux include/uapi/linux/fuse.h
+	b := make([]byte, bufferSize)
 	for {
 		n, err := unix.Read(dev, b)
 		if err == nil {
@@ -58,47 +58,22 @@ func request(dev int) ([]byte, error) {
 	}
 }
 
-// connect makes the library ready to serve dev, which it takes over, and returns its answer to INIT.
-//
-// The library wants to see INIT before anything else, and a connection has it once. So the library
-// always gets it over a socket, and the connection is put in the socket's place afterwards.
+// connect makes ready to serve dev, which it takes over, and returns the answer to INIT.
 func (f *FS) connect(dev int, init []byte) (answer []byte, err error) {
-	f.conn = dev
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+	f.server = newServer(f, dev)
+	if answer, err = f.server.greet(init); err != nil {
 		return nil, err
 	}
-	ours, theirs := pair[0], pair[1]
-	defer unix.Close(ours)
-	if _, err := unix.Write(ours, init); err != nil {
-		unix.Close(theirs)
-		return nil, err
-	}
-	f.server, err = fuse.NewServer(&kernel{RawFileSystem: fuse.NewDefaultRawFileSystem(), FS: f}, fmt.Sprintf("/dev/fd/%d", theirs), &fuse.MountOptions{
-		Name:                     "headstart",
-		MaxWrite:                 maxRequest,
-		MaxBackground:            background,
-		DisableSplice:            true, // a pipe holds 1 MiB, an answer is a header longer
-		ExplicitDataCacheControl: true, // bytes never change
-		Logger:                   slog.NewLogLogger(f.log.Handler(), slog.LevelWarn),
-	})
-	if err != nil {
-		return nil, err
-	}
-	b := make([]byte, 8192)
-	n, err := unix.Read(ours, b)
-	if err == nil {
-		err = unix.Dup3(dev, theirs, unix.O_CLOEXEC)
-	}
-	f.passthrough.Store(f.server.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0)
-	return b[:max(n, 0)], err
+	out := (*fuse.InitOut)(unsafe.Pointer(&answer[headerSize]))
+	f.passthrough.Store(out.Flags64()&fuse.CAP_PASSTHROUGH != 0)
+	return answer, nil
 }
 
 // answer serves until nobody uses the file system any more.
 func (f *FS) answer() {
 	defer close(f.done)
-	f.server.Serve()
-	unix.Close(f.conn)
+	f.server.serve()
+	unix.Close(f.server.conn)
 	for i := range f.files {
 		f.files[i].unmap()
 	}

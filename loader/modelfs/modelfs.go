@@ -34,7 +34,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/loader/mount"
@@ -93,8 +92,7 @@ type FS struct {
 	dir    string
 	tree   *tree
 	files  []file
-	server *fuse.Server
-	conn   int           // /dev/fuse, a descriptor of our own beside the server's
+	server *server
 	device uint64        // of the mount, which also names its FUSE connection
 	done   chan struct{} // closed when nobody uses the file system any more
 
@@ -113,11 +111,7 @@ func Mount(dir string, m Model, keep Keeper, log *slog.Logger) (*FS, error) {
 	}
 	began, err := f.begin(dev)
 	if err != nil {
-		err = errors.Join(fmt.Errorf("serving %s: %w", dir, err), mount.Unmount(dir), unix.Close(dev))
-		if f.server != nil {
-			f.server.Serve() // it finds that the connection has ended, and closes what it has
-		}
-		return nil, err
+		return nil, errors.Join(fmt.Errorf("serving %s: %w", dir, err), mount.Unmount(dir), unix.Close(dev))
 	}
 	go f.answer()
 	if f.device, err = device(dir); err != nil {
@@ -159,7 +153,7 @@ func (f *FS) remember(began *record) error {
 	if err != nil {
 		return err
 	}
-	return f.keep.Keep(f.id, data, f.conn)
+	return f.keep.Keep(f.id, data, f.server.conn)
 }
 
 // tune raises the read-ahead, which must be done before the first open.

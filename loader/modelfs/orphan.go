@@ -2,12 +2,10 @@ package modelfs
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -122,14 +120,10 @@ func (o *Orphan) Serve(m Model) (*FS, error) {
 		err = errors.New("an earlier headstart agreed on something else with the kernel")
 	}
 	if err == nil {
-		err = f.again()
+		err = o.again(f)
 	}
 	if err != nil {
-		err = errors.Join(err, o.End())
-		if f.server != nil {
-			f.server.Serve() // it finds that the connection has ended, and closes what it has
-		}
-		return nil, err
+		return nil, errors.Join(err, o.End())
 	}
 	go f.answer()
 	return f, nil
@@ -138,9 +132,9 @@ func (o *Orphan) Serve(m Model) (*FS, error) {
 // repeatable reports why the requests that the earlier process has taken cannot be had once more.
 // Kernels before 6.9 cannot repeat them; a connection on which nobody waits does not need it.
 func (o *Orphan) repeatable() error {
-	in := (*fuse.InitIn)(unsafe.Pointer(unsafe.SliceData(o.record.Request)))
-	if len(o.record.Request) < int(unsafe.Sizeof(*in)) {
-		return errors.New("what is kept of the connection is too short")
+	in, err := readInit(o.record.Request)
+	if err != nil {
+		return err
 	}
 	if in.Flags64()&fuse.CAP_HAS_RESEND != 0 {
 		return nil
@@ -152,23 +146,19 @@ func (o *Orphan) repeatable() error {
 	return err
 }
 
-// again has the kernel repeat what was read and not answered, with a mark in each request's number.
-// The library gives it back as it is.
-func (f *FS) again() error {
+// again has the kernel repeat what was read and not answered, with a mark in each request's number,
+// which is part of it from then on.
+func (o *Orphan) again(f *FS) error {
 	n, err := outstanding(f.device)
 	if err != nil {
 		return err
 	}
 	f.counters.taken.Store(n)
-	in := f.server.KernelSettings()
-	if in.Flags64()&fuse.CAP_HAS_RESEND == 0 {
-		return nil
+	if in, err := readInit(o.record.Request); err != nil || in.Flags64()&fuse.CAP_HAS_RESEND == 0 {
+		return err
 	}
-	// A fuse_out_header: its length, the notification's code in place of an error, no request's number.
-	message := binary.NativeEndian.AppendUint32(nil, 16)
-	message = binary.NativeEndian.AppendUint32(message, uint32(-fuse.NOTIFY_RESEND))
-	message = binary.NativeEndian.AppendUint64(message, 0)
-	if _, err := unix.Write(f.conn, message); err != nil {
+	// A notification has its code in place of an error and no request's number.
+	if _, err := unix.Write(f.server.conn, header(0, -fuse.NOTIFY_RESEND, 0)); err != nil {
 		return fmt.Errorf("asking the kernel to repeat its requests: %w", err)
 	}
 	return nil
