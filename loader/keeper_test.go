@@ -72,7 +72,6 @@ func startKept(t *testing.T, dir string) *kept {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), "LOADER_TEST_KEEPER="+dir)
-	log := &lockedBuffer{}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	said, saidErr := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
@@ -97,17 +96,18 @@ func startKept(t *testing.T, dir string) *kept {
 	t.Cleanup(func() {
 		k.kill()
 		reading.Wait()
+		for _, p := range mounts(t, filepath.Join(dir, "cache")) {
+			unix.Unmount(p.Target, unix.MNT_DETACH)
+		}
 		if t.Failed() {
 			data, _ := os.ReadFile(said.Name())
-			t.Logf("%s%s", log, data)
+			t.Logf("%s", data)
 		}
 		said.Close()
 	})
 	k.next(t)
 	return k
 }
-
-type lockedBuffer struct{ bytes.Buffer }
 
 // next waits for the next worker.
 func (k *kept) next(t *testing.T) {

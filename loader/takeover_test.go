@@ -42,7 +42,9 @@ func TestWorkerKilledAnywhere(t *testing.T) {
 		hold(t, dir, "after 0")
 		k.killWorker(t)
 		k.next(t)
-		s = k.await(t, func(s loader.Status) bool { return waiting(s) > 0 && s.Entries[0].InFlight == chunks-n })
+		s = k.await(t, func(s loader.Status) bool {
+			return waiting(s) > 0 && s.Entries[0].InFlight == chunks-n && len(s.Leases) == 1
+		})
 		if s.Entries[0].Verified != before || s.Mounts != 1 || s.Requests == 0 || s.Restarts != 1 {
 			t.Errorf("after %d chunks, before there were %d bytes: %+v", n, before, s)
 		}
@@ -133,20 +135,18 @@ func TestKilledWhileTakingOver(t *testing.T) {
 			reading = append(reading, startReading(t, mode, at, dir, m))
 		}
 		k.await(t, func(s loader.Status) bool { return waiting(s) > 0 })
-		hold(t, dir, "after 1")
+		hold(t, dir, "")
 		if err := os.WriteFile(filepath.Join(dir, "die"), []byte(when), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		k.killWorker(t)
-		for died := false; !died; {
-			_, err := os.Stat(filepath.Join(dir, "die"))
-			died = err != nil
-		}
-		hold(t, dir, "")
 		for i, r := range reading {
 			r.check(t, when+", "+readers[i])
 		}
 		check(t, at, m)
+		if s := k.await(t, func(s loader.Status) bool { return len(s.Leases) == 1 }); s.Restarts != 2 {
+			t.Errorf("%d restarts", s.Restarts)
+		}
 	}
 }
 
@@ -251,7 +251,7 @@ func TestRestartsLeakNothing(t *testing.T) {
 	}
 	p, w := cycle()
 	for range 20 {
-		if p2, w2 := cycle(); p2 != p || w2 > w {
+		if p2, w2 := cycle(); p2 != p || w2 > w+8 { // the worker's vary with what it is doing
 			t.Fatalf("the parent has %d descriptors, before %d, the worker %d, before %d", p2, p, w2, w)
 		}
 	}

@@ -1,0 +1,83 @@
+package loader_test
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headstart-serving/headstart/loader/fetch/fetchtest"
+	"github.com/headstart-serving/headstart/loader/mount/mounttest"
+)
+
+// TestKillTrials kills the worker at any moment of a load with readers on it: before it has begun, while
+// chunks come, at the end and after it, and again while the next worker starts. The seed of a trial is
+// its number; LOADER_TEST_TRIALS says how many there are, or "N-M" for which.
+//
+// A trial that fails may pass the next time: the moments are the machine's.
+func TestKillTrials(t *testing.T) {
+	mounttest.Need(t)
+	first, last := 1, 24
+	if s := os.Getenv("LOADER_TEST_TRIALS"); s != "" {
+		if n, _ := fmt.Sscanf(s, "%d-%d", &first, &last); n < 2 {
+			last, first = first, 1
+		}
+	}
+	m := fetchtest.NewModel(t, "google/trial", map[string]int{"config.json": 7, "empty": 0, "model-1.safetensors": 40*chunk + 5, "model-2.safetensors": 20 * chunk, "sub/a": chunk - 1})
+	right, kills, began := 0, 0, time.Now()
+	bad := map[string]int{}
+	for seed := first; seed <= last; seed++ {
+		t.Run(strconv.Itoa(seed), func(t *testing.T) {
+			r, k, what := trial(t, m, rand.New(rand.NewPCG(uint64(seed), 5)))
+			right, kills = right+r, kills+k
+			for _, line := range what {
+				t.Error(line)
+				words := strings.Fields(line)
+				bad[strings.Join(words[:min(3, len(words))], " ")]++
+			}
+		})
+	}
+	t.Logf("%d trials, %d kills in %v: %d reads were right, %d kinds were not", last-first+1, kills, time.Since(began).Round(time.Second), right, len(bad))
+	for _, kind := range slices.Sorted(maps.Keys(bad)) {
+		t.Logf("%s: %d", kind, bad[kind])
+	}
+}
+
+// trial returns what the readers of one trial say, and how often the worker was killed.
+func trial(t *testing.T, m *fetchtest.Model, random *rand.Rand) (right, kills int, bad []string) {
+	dir := t.TempDir()
+	writeBucket(t, dir, m)
+	hold(t, dir, fmt.Sprintf("slow %d", 1+random.IntN(20_000)))
+	k := startKept(t, dir)
+	at := target(t)
+	if _, err := k.Publish(t.Context(), m.Ref(), at); err != nil {
+		t.Fatal(err)
+	}
+	var reading []*reading
+	for _, i := range random.Perm(len(readers))[:2] {
+		reading = append(reading, startReading(t, readers[i], at, dir, m))
+	}
+	for range 1 + random.IntN(3) {
+		time.Sleep(time.Duration(random.IntN(120_000)) * time.Microsecond)
+		k.killWorker(t)
+		kills++
+		k.next(t)
+	}
+	for _, r := range reading {
+		n, what, err := r.result()
+		right, bad = right+n, append(bad, what...)
+		if err != nil {
+			bad = append(bad, fmt.Sprintf("reader ended: %v", err))
+		}
+	}
+	check(t, at, m)
+	if err := k.Unpublish(t.Context(), at); err != nil {
+		t.Error(err)
+	}
+	return right, kills, bad
+}
