@@ -56,6 +56,9 @@ func runNode(dir string) error {
 		for _, k := range parent.Kept {
 			cfg.Kept = append(cfg.Kept, modelfs.Kept(k))
 		}
+		if err := spoil(cfg.Kept, filepath.Join(dir, "spoil")); err != nil {
+			return err
+		}
 	}
 	files, err := file.New(filepath.Join(dir, "bucket"))
 	if err != nil {

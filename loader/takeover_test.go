@@ -2,16 +2,20 @@ package loader_test
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/loader"
+	"github.com/headstart-serving/headstart/loader/modelfs"
 	"github.com/headstart-serving/headstart/loader/mount/mounttest"
 )
 
@@ -185,6 +189,116 @@ func TestParentKilled(t *testing.T) {
 	k = startKept(t, dir)
 	if _, err := k.Publish(t.Context(), m.Ref(), at); err != nil {
 		t.Error(err)
+	}
+	check(t, at, m)
+}
+
+// spoil changes what was kept as the file at path says, which goes.
+func spoil(kept []modelfs.Kept, path string) error {
+	how, err := os.ReadFile(path)
+	if err != nil || len(kept) == 0 {
+		return nil
+	}
+	record := map[string]any{}
+	if err := json.Unmarshal(kept[0].Record, &record); err != nil {
+		return err
+	}
+	request, err := base64.StdEncoding.DecodeString(record["request"].(string))
+	if err != nil {
+		return err
+	}
+	switch string(how) {
+	case "a kernel that cannot repeat requests":
+		request[56] &^= 1 << 7 // bit 39 of the flags in INIT
+		record["request"] = request
+	case "an entry that has gone":
+		record["dir"] = record["dir"].(string) + "x"
+	case "another agreement with the kernel":
+		record["answer"] = []byte("hello")
+	case "nothing that can be read":
+		kept[0].Record = []byte("{")
+		return os.Remove(path)
+	}
+	kept[0].Record, err = json.Marshal(record)
+	return errors.Join(err, os.Remove(path))
+}
+
+// TestNotTakenOver: where a mount cannot be served again its readers get an error, as they would without
+// a parent, and a new mount stands in its place.
+func TestNotTakenOver(t *testing.T) {
+	mounttest.Need(t)
+	for how, says := range map[string]string{
+		"a kernel that cannot repeat requests": "this kernel cannot repeat them",
+		"an entry that has gone":               "its entry has gone",
+		"another agreement with the kernel":    "agreed on something else",
+		"nothing that can be read":             "what is kept of a connection",
+	} {
+		t.Run(how, func(t *testing.T) {
+			dir := t.TempDir()
+			m := model(t, "google/gemma")
+			writeBucket(t, dir, m)
+			hold(t, dir, "model-2")
+			k := startKept(t, dir)
+			at := target(t)
+			if _, err := k.Publish(t.Context(), m.Ref(), at); err != nil {
+				t.Fatal(err)
+			}
+			r := startReading(t, "read", at, dir, m)
+			k.await(t, func(s loader.Status) bool { return waiting(s) > 0 })
+			hold(t, dir, "")
+			if err := os.WriteFile(filepath.Join(dir, "spoil"), []byte(how), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			k.killWorker(t)
+			k.next(t)
+			if _, bad, err := r.result(); len(bad) == 0 || err != nil {
+				t.Errorf("the reader that waited says %q, %v", bad, err)
+			}
+			if _, err := k.Publish(t.Context(), m.Ref(), at); err != nil {
+				t.Error(err)
+			}
+			check(t, at, m)
+			if s := k.await(t, func(loader.Status) bool { return true }); s.Mounts != 0 || s.Restarts != 1 {
+				t.Errorf("%+v", s)
+			}
+			if log, err := os.ReadFile(filepath.Join(dir, "log")); err != nil || !strings.Contains(string(log), says) {
+				t.Errorf("%v, the log has nothing of %q", err, says)
+			}
+			if err := k.Unpublish(t.Context(), at); err != nil {
+				t.Error(err)
+			}
+			if m := mounts(t, filepath.Join(dir, "cache"), at); len(m) > 0 {
+				t.Errorf("left: %+v", m)
+			}
+		})
+	}
+}
+
+// TestIdleMountTakenOverWithoutRepeating: where no reader waits nothing has to be repeated.
+func TestIdleMountTakenOverWithoutRepeating(t *testing.T) {
+	mounttest.Need(t)
+	dir := t.TempDir()
+	m := model(t, "google/gemma")
+	writeBucket(t, dir, m)
+	hold(t, dir, "model-2")
+	k := startKept(t, dir)
+	at := target(t)
+	if _, err := k.Publish(t.Context(), m.Ref(), at); err != nil {
+		t.Fatal(err)
+	}
+	f := fetched(t, at, "model-1.safetensors", m.Content("model-1.safetensors"))
+	hold(t, dir, "")
+	if err := os.WriteFile(filepath.Join(dir, "spoil"), []byte("a kernel that cannot repeat requests"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	k.killWorker(t)
+	k.next(t)
+	if s := k.await(t, func(s loader.Status) bool { return len(s.Leases) == 1 }); s.Mounts != 1 {
+		t.Errorf("%+v", s)
+	}
+	got := make([]byte, 100)
+	if _, err := f.ReadAt(got, 7); err != nil || !bytes.Equal(got, m.Content("model-1.safetensors")[7:107]) {
+		t.Errorf("an open file: %v", err)
 	}
 	check(t, at, m)
 }
