@@ -150,7 +150,7 @@ func runReader(mode string) error {
 		slices.Reverse(paths)
 	}
 	right := 0
-	for pass := range map[string]int{"reopen": 3}[mode] + 1 {
+	for pass := range map[string]int{"reopen": 2}[mode] + 1 {
 		for _, path := range paths {
 			want, err := os.ReadFile(path)
 			if err != nil {

@@ -28,7 +28,7 @@ func TestKillTrials(t *testing.T) {
 			last, first = first, 1
 		}
 	}
-	m := fetchtest.NewModel(t, "google/trial", map[string]int{"config.json": 7, "empty": 0, "model-1.safetensors": 40*chunk + 5, "model-2.safetensors": 20 * chunk, "sub/a": chunk - 1})
+	m := fetchtest.NewModel(t, "google/trial", map[string]int{"config.json": 7, "empty": 0, "model-1.safetensors": 30*chunk + 5, "model-2.safetensors": 12 * chunk, "sub/a": chunk - 1})
 	right, kills, began := 0, 0, time.Now()
 	bad := map[string]int{}
 	for seed := first; seed <= last; seed++ {

@@ -11,6 +11,9 @@
 // have returned from is remembered.
 //
 // The worker dies with the parent, and the connections with both: then it is as if there were none.
+// That is so when a pod is deleted, and when memory.oom.group is set, as the kubelet does by default
+// with cgroup v2: a container that runs out of memory is killed whole. Files that were opened when they
+// were complete, and bind mounts, go on even then.
 package keeper
 
 import (
@@ -193,6 +196,7 @@ func (w *worker) listen() {
 		if err != nil {
 			if !errors.Is(err, errEnd) {
 				w.keeper.cfg.Log.Error("the node's worker cannot be heard any more: its next restart fails its readers", "err", err)
+				unix.Shutdown(w.socket, unix.SHUT_RD) // it is not to wait for an ear
 			}
 			return
 		}

@@ -16,8 +16,11 @@ import (
 const (
 	opForget      = 2
 	opRead        = 15
+	opGetxattr    = 22
+	opListxattr   = 23
 	opReaddir     = 28
 	opInterrupt   = 36
+	opIoctl       = 39
 	opBatchForget = 42
 	opReaddirplus = 44
 )
@@ -27,8 +30,8 @@ const (
 	// bufferSize is what the kernel wants a request to fit into when no write has more than 4 KiB; the
 	// mount is read-only.
 	bufferSize = 8192
-	// answerSize holds any answer but a folder's, which says how large it may be, and a file's bytes.
-	answerSize = 80 << 10
+	// answerSize holds any answer of a fixed size.
+	answerSize = 512
 	// idle is how many threads wait for requests at most: one takes the next request while another
 	// looks whether there is one more for itself.
 	idle = 2
@@ -173,10 +176,7 @@ func (s *server) handle(in *fuse.InHeader, request []byte) {
 		}
 		return
 	}
-	answer := make([]byte, answerSize)
-	if in.Opcode == opReaddir || in.Opcode == opReaddirplus {
-		answer = make([]byte, answerSize+int((*fuse.ReadIn)(unsafe.Pointer(in)).Size))
-	}
+	answer := make([]byte, answerSize+room(in))
 	n, code := s.protocol.HandleRequest([][]byte{request}, [][]byte{answer})
 	if !code.Ok() {
 		answer, n = header(in.Unique, -int32(syscall.EIO), 0), headerSize
@@ -184,6 +184,19 @@ func (s *server) handle(in *fuse.InHeader, request []byte) {
 	if n > 0 {
 		s.write(in, answer[:n])
 	}
+}
+
+// room returns how many bytes a request wants at most, where it says so.
+func room(in *fuse.InHeader) int {
+	switch in.Opcode {
+	case opReaddir, opReaddirplus:
+		return int((*fuse.ReadIn)(unsafe.Pointer(in)).Size)
+	case opGetxattr, opListxattr:
+		return int((*fuse.GetXAttrIn)(unsafe.Pointer(in)).Size)
+	case opIoctl:
+		return int((*fuse.IoctlIn)(unsafe.Pointer(in)).OutSize)
+	}
+	return 0
 }
 
 func (s *server) read(in *fuse.ReadIn) {
