@@ -8,6 +8,10 @@
 // down before it is visible, it keeps its entry from being evicted and its load going, and a later
 // process takes it over.
 //
+// When the process dies, complete files and bind mounts go on. Reads that wait, and files that were
+// opened before they were complete, go on too if somebody keeps the connections of the modelfs for the
+// next process (package keeper); else they end with an error and the next process replaces the mount.
+//
 // Below the cache's directory the loader has two folders of its own:
 //
 //	leases/<hash of the target>.json    one for each target

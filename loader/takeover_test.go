@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/loader"
+	"github.com/headstart-serving/headstart/loader/control"
 	"github.com/headstart-serving/headstart/loader/modelfs"
 	"github.com/headstart-serving/headstart/loader/mount/mounttest"
 )
@@ -151,6 +152,30 @@ func TestKilledWhileTakingOver(t *testing.T) {
 		if s := k.await(t, func(s loader.Status) bool { return len(s.Leases) == 1 }); s.Restarts != 2 {
 			t.Errorf("%d restarts", s.Restarts)
 		}
+	}
+}
+
+// TestWaitGoesOn: who waits for a load waits on when the worker is replaced.
+func TestWaitGoesOn(t *testing.T) {
+	mounttest.Need(t)
+	dir := t.TempDir()
+	m := model(t, "google/gemma")
+	writeBucket(t, dir, m)
+	hold(t, dir, "after 2")
+	k := startKept(t, dir)
+	waited, progress := make(chan error, 1), make(chan struct{}, 1000)
+	go func() {
+		waited <- control.Dial(filepath.Join(dir, "socket")).Wait(t.Context(), m.Ref(), func(loader.Progress) { progress <- struct{}{} })
+	}()
+	<-progress
+	hold(t, dir, "")
+	k.killWorker(t)
+	k.next(t)
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+	if s := k.await(t, func(loader.Status) bool { return true }); s.Entries[0].State != "complete" {
+		t.Errorf("%+v", s)
 	}
 }
 
