@@ -5,6 +5,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,27 +31,30 @@ func TestKillTrials(t *testing.T) {
 		}
 	}
 	m := fetchtest.NewModel(t, "google/trial", map[string]int{"config.json": 7, "empty": 0, "model-1.safetensors": 30*chunk + 5, "model-2.safetensors": 12 * chunk, "sub/a": chunk - 1})
-	right, kills, began := 0, 0, time.Now()
+	var sum tally
+	began := time.Now()
 	bad := map[string]int{}
 	for seed := first; seed <= last; seed++ {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {
-			r, k, what := trial(t, m, rand.New(rand.NewPCG(uint64(seed), 5)))
-			right, kills = right+r, kills+k
-			for _, line := range what {
+			for _, line := range sum.trial(t, m, rand.New(rand.NewPCG(uint64(seed), 5))) {
 				t.Error(line)
 				words := strings.Fields(line)
 				bad[strings.Join(words[:min(3, len(words))], " ")]++
 			}
 		})
 	}
-	t.Logf("%d trials, %d kills in %v: %d reads were right, %d kinds were not", last-first+1, kills, time.Since(began).Round(time.Second), right, len(bad))
+	t.Logf("%d trials in %v: %d kills, at which %d mounts were taken over and %d requests waited; %d reads were right, %d kinds were not",
+		last-first+1, time.Since(began).Round(time.Second), sum.kills, sum.taken, sum.waited, sum.right, len(bad))
 	for _, kind := range slices.Sorted(maps.Keys(bad)) {
 		t.Logf("%s: %d", kind, bad[kind])
 	}
 }
 
-// trial returns what the readers of one trial say, and how often the worker was killed.
-func trial(t *testing.T, m *fetchtest.Model, random *rand.Rand) (right, kills int, bad []string) {
+// tally counts over all trials.
+type tally struct{ right, kills, taken, waited int }
+
+// trial returns what the readers of one trial say that went wrong.
+func (c *tally) trial(t *testing.T, m *fetchtest.Model, random *rand.Rand) (bad []string) {
 	dir := t.TempDir()
 	writeBucket(t, dir, m)
 	hold(t, dir, fmt.Sprintf("slow %d", 1+random.IntN(20_000)))
@@ -65,12 +70,12 @@ func trial(t *testing.T, m *fetchtest.Model, random *rand.Rand) (right, kills in
 	for range 1 + random.IntN(3) {
 		time.Sleep(time.Duration(random.IntN(120_000)) * time.Microsecond)
 		k.killWorker(t)
-		kills++
+		c.kills++
 		k.next(t)
 	}
 	for _, r := range reading {
 		n, what, err := r.result()
-		right, bad = right+n, append(bad, what...)
+		c.right, bad = c.right+n, append(bad, what...)
 		if err != nil {
 			bad = append(bad, fmt.Sprintf("reader ended: %v", err))
 		}
@@ -79,5 +84,13 @@ func trial(t *testing.T, m *fetchtest.Model, random *rand.Rand) (right, kills in
 	if err := k.Unpublish(t.Context(), at); err != nil {
 		t.Error(err)
 	}
-	return right, kills, bad
+	log, err := os.ReadFile(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Error(err)
+	}
+	for _, found := range regexp.MustCompile(`taken over: .* waiting_requests=(\d+)`).FindAllSubmatch(log, -1) {
+		n, _ := strconv.Atoi(string(found[1]))
+		c.taken, c.waited = c.taken+1, c.waited+n
+	}
+	return bad
 }
