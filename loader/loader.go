@@ -8,6 +8,10 @@
 // down before it is visible, it keeps its entry from being evicted and its load going, and a later
 // process takes it over.
 //
+// When the process dies, complete files and bind mounts go on. Reads that wait, and files that were
+// opened before they were complete, go on too if somebody keeps the connections of the modelfs for the
+// next process (package keeper); else they end with an error and the next process replaces the mount.
+//
 // Below the cache's directory the loader has two folders of its own:
 //
 //	leases/<hash of the target>.json    one for each target
@@ -43,6 +47,12 @@ type Config struct {
 	// Drain is how long Run, when its context ends, lets loads go on whose mounts this process serves:
 	// their readers would get errors. 0 ends them at once. The engine has to run longer than that.
 	Drain time.Duration
+	// Keeper, if not nil, keeps the connections of mounts for the next process, and Kept is what it has
+	// from the last one. Run goes on serving those, so that their readers see no end.
+	Keeper modelfs.Keeper
+	Kept   []modelfs.Kept
+	// Restarts is how often this process's forerunners died and were replaced, for status and metrics.
+	Restarts int
 }
 
 // Loader publishes models. Its methods are safe for concurrent use.
@@ -61,6 +71,7 @@ type Loader struct {
 	byPath map[string]*lease             // by target
 	shown  map[*modelfs.FS]chan struct{} // mounted or still in use; closed when neither
 	past   modelfs.Stats                 // of those that are neither any more
+	taken  int                           // mounts that were taken over from the last process
 }
 
 // New returns a loader. Nothing is published before Run has taken over what an earlier process left.

@@ -40,6 +40,9 @@ func newMetrics(l *Loader) *metrics {
 	counter("headstart_served_bytes_total", "Bytes that readers got by way of the node.", nil, func(s modelfs.Stats) float64 { return float64(s.Bytes) })
 	counter("headstart_served_reads_total", "Reads that the node answered.", nil, func(s modelfs.Stats) float64 { return float64(s.Reads) })
 	counter("headstart_failed_reads_total", "Reads that ended with an error.", nil, func(s modelfs.Stats) float64 { return float64(s.Failed) })
+	counter("headstart_node_requests_taken_over_total", "Requests of readers that waited while the node's worker was replaced.", nil, func(s modelfs.Stats) float64 { return float64(s.Taken) })
+	counter("headstart_node_mounts_taken_over_total", "Mounts that went on when the node's worker was replaced.", nil, func(modelfs.Stats) float64 { return float64(l.takenOver()) })
+	counter("headstart_node_worker_restarts_total", "Deaths of the node's worker, since the node began, after which another one was started.", nil, func(modelfs.Stats) float64 { return float64(l.cfg.Restarts) })
 	return m
 }
 

@@ -26,12 +26,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv("LOADER_TEST_NODE"); dir != "" {
-		if err := runNode(dir); err != nil {
-			slog.Error(err.Error())
-			os.Exit(1)
+	for name, run := range map[string]func(string) error{"LOADER_TEST_READER": runReader, "LOADER_TEST_NODE": runNode, "LOADER_TEST_KEEPER": runKeeper} {
+		if value := os.Getenv(name); value != "" {
+			if err := run(value); err != nil {
+				slog.Error(err.Error())
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	mounttest.Main(m)
 }
@@ -167,7 +169,7 @@ func compare(path string, m *manifest.Manifest, content func(string) []byte) err
 	var errs []error
 	for i := range m.Files {
 		name := m.Files[i].Path
-		got, err := os.ReadFile(filepath.Join(path, name))
+		got, err := mounttest.ReadFile(filepath.Join(path, name))
 		if err != nil {
 			errs = append(errs, err)
 		} else if !bytes.Equal(got, content(name)) {
@@ -182,6 +184,9 @@ func publish(t testing.TB, n *node, m *fetchtest.Model, target string) loader.Pu
 	p, err := n.Publish(t.Context(), m.Ref(), target)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if p.Mode == loader.Stream {
+		mounttest.Polled(t, filepath.Join(target, m.Manifest.Files[0].Path))
 	}
 	return p
 }

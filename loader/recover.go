@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -13,10 +14,16 @@ import (
 	"github.com/headstart-serving/headstart/loader/mount"
 )
 
-// recover takes over the leases that an earlier process left: mounts that are intact stay as they
-// are, dead ones are replaced, and a lease whose target shows nothing any more is dropped.
+// recover takes over what an earlier process left. Connections that were kept are served first, for
+// their readers wait. Then come the leases: mounts that are intact stay as they are, dead ones are
+// replaced, and a lease whose target shows nothing any more is dropped.
 func (l *Loader) recover(ctx context.Context) error {
-	if err := l.sweep(); err != nil {
+	entries := map[string]*cache.Entry{}
+	for _, e := range l.cfg.Cache.Entries() {
+		entries[e.ID()] = e
+	}
+	taken := l.takeOver(ctx, entries)
+	if err := l.sweep(taken); err != nil {
 		return err
 	}
 	leases, err := l.leases.all(func(file string, err error) {
@@ -25,9 +32,7 @@ func (l *Loader) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	entries := map[string]*cache.Entry{}
-	for _, e := range l.cfg.Cache.Entries() {
-		entries[e.ID()] = e
+	for _, e := range entries {
 		l.cfg.Engine.Sync(e) // an earlier process may have died before it did
 	}
 	for _, le := range leases {
@@ -35,11 +40,12 @@ func (l *Loader) recover(ctx context.Context) error {
 			l.cfg.Log.Error("a lease could not be taken over", "target", le.Target, "model", le.Model, "err", err)
 		}
 	}
-	return nil
+	return l.conceal(ctx, taken)
 }
 
-// sweep empties the folder of mounts: those that are there died with their process.
-func (l *Loader) sweep() error {
+// sweep empties the folder of mounts, but for those that were taken over: the rest died with their
+// process.
+func (l *Loader) sweep(taken []*model) error {
 	dir := filepath.Join(l.cfg.Cache.Dir(), "mnt")
 	dead, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -49,6 +55,9 @@ func (l *Loader) sweep() error {
 		return err
 	}
 	for _, d := range dead {
+		if slices.ContainsFunc(taken, func(m *model) bool { return m.id == d.Name() && m.fs != nil }) {
+			continue
+		}
 		path := filepath.Join(dir, d.Name())
 		if err := errors.Join(mount.Unmount(path), os.Remove(path)); err != nil {
 			return err

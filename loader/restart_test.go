@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -18,6 +19,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -28,26 +30,46 @@ import (
 	"github.com/headstart-serving/headstart/loader/fetch"
 	"github.com/headstart-serving/headstart/loader/fetch/fetchtest"
 	"github.com/headstart-serving/headstart/loader/file"
+	"github.com/headstart-serving/headstart/loader/keeper"
+	"github.com/headstart-serving/headstart/loader/modelfs"
 	"github.com/headstart-serving/headstart/loader/mount/mounttest"
 )
 
 // runNode is a daemon in a process of its own: its bucket, cache and socket are in dir. A file "hold"
-// in dir that says "after N" holds all chunks but the first N, and one that says something else holds
-// those of objects that have it in their names.
+// in dir that says "after N" holds all chunks but the first N, one that says "slow N" holds each for up
+// to N microseconds, and one that says something else holds those of objects that have it in their names.
 func runNode(dir string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := slog.New(suicidal{slog.NewTextHandler(os.Stderr, nil), filepath.Join(dir, "die")})
+	cfg := loader.Config{Log: log}
+	if os.Getenv("LOADER_TEST_KEPT") != "" {
+		parent, err := keeper.Join(keeper.FD)
+		if err != nil {
+			return err
+		}
+		defer parent.Close()
+		if err := parent.Ready(); err != nil {
+			return err
+		}
+		cfg.Keeper, cfg.Restarts = parent, parent.Restarts
+		for _, k := range parent.Kept {
+			cfg.Kept = append(cfg.Kept, modelfs.Kept(k))
+		}
+		if err := spoil(cfg.Kept, filepath.Join(dir, "spoil")); err != nil {
+			return err
+		}
+	}
 	files, err := file.New(filepath.Join(dir, "bucket"))
 	if err != nil {
 		return err
 	}
 	src := &heldSource{Source: files}
 	if hold, err := os.ReadFile(filepath.Join(dir, "hold")); err == nil {
-		if n, err := fmt.Sscanf(string(hold), "after %d", &src.left); n == 0 || err != nil {
-			src.hold = string(hold)
-		} else {
+		if n, _ := fmt.Sscanf(string(hold), "after %d", &src.left); n == 1 {
 			src.count = true
+		} else if n, _ := fmt.Sscanf(string(hold), "slow %d", &src.slow); n == 0 {
+			src.hold = string(hold)
 		}
 	}
 	c, err := cache.Open(filepath.Join(dir, "cache"), log)
@@ -55,7 +77,8 @@ func runNode(dir string) error {
 		return err
 	}
 	engine := fetch.New(fetch.Config{Source: src, Log: log})
-	l := loader.New(loader.Config{Cache: c, Engine: engine, Source: src, Log: log})
+	cfg.Cache, cfg.Engine, cfg.Source = c, engine, src
+	l := loader.New(cfg)
 	socket, err := control.Listen(filepath.Join(dir, "socket"))
 	if err != nil {
 		return err
@@ -64,7 +87,7 @@ func runNode(dir string) error {
 	g.Go(func() error { return engine.Run(ctx) })
 	g.Go(func() error { return l.Run(ctx) })
 	g.Go(func() error { return control.New(l, log).Run(ctx, socket) })
-	fmt.Println("ready")
+	fmt.Println("ready", os.Getpid())
 	return errors.Join(g.Wait(), c.Close())
 }
 
@@ -73,12 +96,16 @@ type heldSource struct {
 	hold  string
 	count bool
 	left  int64
+	slow  int64
 }
 
 func (s *heldSource) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
 	if s.hold != "" && strings.Contains(key, s.hold) || s.count && atomic.AddInt64(&s.left, -1) < 0 {
 		<-ctx.Done()
 		return nil, ctx.Err()
+	}
+	if s.slow > 0 {
+		time.Sleep(time.Duration(rand.Int64N(s.slow)) * time.Microsecond)
 	}
 	return s.Source.Open(ctx, key, off, n)
 }
@@ -111,7 +138,7 @@ func startProcess(t *testing.T, dir string, options ...func(*exec.Cmd)) *process
 		p.kill()
 		t.Log(log.String())
 	})
-	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+	if line, err := bufio.NewReader(out).ReadString('\n'); !strings.HasPrefix(line, "ready ") {
 		t.Fatalf("the node says %q, %v", line, err)
 	}
 	return p

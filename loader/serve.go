@@ -25,24 +25,26 @@ func (m *model) serving() (string, error) {
 	if err := errors.Join(mount.Unmount(dir), os.MkdirAll(dir, 0o700)); err != nil {
 		return "", fmt.Errorf("a folder to mount %s at: %w", m.m.Model, err)
 	}
-	f, err := modelfs.Mount(dir, &view{m, m.entry}, l.cfg.Log)
+	f, err := modelfs.Mount(dir, &view{m, m.entry}, l.cfg.Keeper, l.cfg.Log)
 	if err != nil {
 		return "", errors.Join(err, os.Remove(dir))
 	}
-	if !l.show(m, f) {
+	if !l.show(m, f, true) {
 		return "", errors.Join(errStopped, f.Close())
 	}
 	return dir, nil
 }
 
-// show notes that m is shown by f, unless the loader has stopped.
-func (l *Loader) show(m *model, f *modelfs.FS) bool {
+// show notes that m is shown by f, unless the loader has stopped, and whether later mounts are to show f.
+func (l *Loader) show(m *model, f *modelfs.FS, later bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.isStopped() {
 		return false
 	}
-	m.fs = f
+	if later {
+		m.fs = f
+	}
 	m.open++
 	l.shown[f] = make(chan struct{})
 	l.work.Go(func() { l.retire(m, f) })

@@ -53,11 +53,18 @@ type Status struct {
 	Entries     []EntryStatus `json:"entries"`
 	Leases      []LeaseStatus `json:"leases"`
 	Served      int64         `json:"served_bytes"` // read through this process, not around it
+	// Since the node began its worker was replaced so often; of its last death this process has taken
+	// over so many mounts, on which so many requests of readers waited.
+	Restarts int   `json:"worker_restarts"`
+	Mounts   int   `json:"mounts_taken_over"`
+	Requests int64 `json:"requests_taken_over"`
 }
 
 // Status returns a snapshot.
 func (l *Loader) Status() Status {
-	s := Status{Dir: l.cfg.Cache.Dir(), Passthrough: l.passthrough(), Entries: []EntryStatus{}, Leases: []LeaseStatus{}, Served: l.served().Bytes}
+	served := l.served()
+	s := Status{Dir: l.cfg.Cache.Dir(), Passthrough: l.passthrough(), Entries: []EntryStatus{}, Leases: []LeaseStatus{}, Served: served.Bytes,
+		Restarts: l.cfg.Restarts, Mounts: l.takenOver(), Requests: served.Taken}
 	for _, e := range l.cfg.Cache.Entries() {
 		l.mu.Lock()
 		m := l.model(e.Manifest(), e.Raw())
@@ -151,5 +158,5 @@ func (l *Loader) served() modelfs.Stats {
 
 func add(a, b modelfs.Stats) modelfs.Stats {
 	return modelfs.Stats{ServedOpens: a.ServedOpens + b.ServedOpens, PassthroughOpens: a.PassthroughOpens + b.PassthroughOpens, Reads: a.Reads + b.Reads,
-		Bytes: a.Bytes + b.Bytes, Waiting: a.Waiting + b.Waiting, Waited: a.Waited + b.Waited, Failed: a.Failed + b.Failed}
+		Bytes: a.Bytes + b.Bytes, Waiting: a.Waiting + b.Waiting, Waited: a.Waited + b.Waited, Failed: a.Failed + b.Failed, Taken: a.Taken + b.Taken}
 }

@@ -18,7 +18,8 @@ const (
 	foreign              // somebody else's mount
 )
 
-// look says what is at a target that is leased to m.
+// look says what is at a target that is leased to m. A mount that this process serves is told by its
+// number: it must not be touched, see [modelfs].
 func (m *model) look(target string) (state, error) {
 	p, err := mount.At(target)
 	switch {
@@ -26,29 +27,31 @@ func (m *model) look(target string) (state, error) {
 		return missing, err
 	case p == nil:
 		return missing, nil
+	case m.shows(p):
+		return intact, nil
+	case m.loader.shows(p):
+		return foreign, nil
 	case modelfs.Ours(p) && p.Dead():
 		return dead, nil
-	}
-	for _, dir := range m.dirs() {
-		if same(dir, target) {
-			return intact, nil
-		}
+	case !modelfs.Ours(p) && m.isEntry(target):
+		return intact, nil
 	}
 	return foreign, nil
 }
 
-// dirs returns the folders that a mount of m's may show.
-func (m *model) dirs() []string {
+// shows reports whether p is the mount that shows m while it loads.
+func (m *model) shows(p *mount.Point) bool {
 	m.loader.mu.Lock()
 	defer m.loader.mu.Unlock()
-	var dirs []string
-	if m.entry != nil {
-		dirs = append(dirs, m.entry.Dir())
-	}
-	if m.fs != nil {
-		dirs = append(dirs, m.fs.Dir())
-	}
-	return dirs
+	return m.fs != nil && m.fs.Shown(p)
+}
+
+// isEntry reports whether dir is the folder of m's files.
+func (m *model) isEntry(dir string) bool {
+	m.loader.mu.Lock()
+	entry := m.entry
+	m.loader.mu.Unlock()
+	return entry != nil && same(entry.Dir(), dir)
 }
 
 func same(a, b string) bool {

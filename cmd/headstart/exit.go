@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"syscall"
 
@@ -44,11 +45,19 @@ type inTheWay struct{ error }
 
 func (e inTheWay) Unwrap() error { return syscall.EBUSY }
 
+// said is the exit code of a child that has said why.
+type said struct{ code int }
+
+func (e said) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
 // exitCode is the one place where errors become exit codes.
 func exitCode(ctx context.Context, err error) int {
 	var usage usageError
 	var mismatch *manifest.MismatchError
+	var child said
 	switch {
+	case errors.As(err, &child):
+		return child.code
 	case errors.As(err, &usage), errors.Is(err, stager.ErrSelection):
 		return exitUsage
 	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, ctx.Err())):

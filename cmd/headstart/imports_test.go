@@ -42,6 +42,7 @@ var rules = []rule{
 	{"loader/gcs", []string{"loader/fetch"}, []string{"loader/...", "stager/bucket"}},
 	{"loader/file", []string{"loader/fetch"}, []string{"loader/..."}},
 	{"loader/modelfs", []string{"loader/mount"}, []string{"loader/..."}},
+	{"loader/keeper", nil, nil},
 	{"loader/mount/...", []string{"loader/mount"}, []string{"loader/..."}},
 	{"loader/control", []string{"loader"}, []string{"loader/..."}},
 	{"loader/...", []string{"loader/..."}, []string{"stager/bucket"}},

@@ -3,8 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
+	"os/exec"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +20,8 @@ import (
 	"github.com/headstart-serving/headstart/loader/cache"
 	"github.com/headstart-serving/headstart/loader/control"
 	"github.com/headstart-serving/headstart/loader/fetch"
+	"github.com/headstart-serving/headstart/loader/keeper"
+	"github.com/headstart-serving/headstart/loader/modelfs"
 )
 
 // defaultSocket is where the node and those who talk to it meet when nobody says otherwise.
@@ -25,8 +31,12 @@ const defaultSocket = "/run/headstart/node.sock"
 // 30 s by default before it is killed.
 const drain = 20 * time.Second
 
+// workerFlag makes this process the node's worker, with its parent at that descriptor.
+const workerFlag = "worker"
+
 func newNodeCommand(p process) *cobra.Command {
-	var dir, socket, addr string
+	var at nodePlaces
+	var worker int
 	cmd := &cobra.Command{
 		Use:   "node",
 		Short: "Run the node's daemon: keep models in a cache directory and show them to pods",
@@ -34,6 +44,10 @@ func newNodeCommand(p process) *cobra.Command {
 want it, and publishes them as directories: a read-only bind mount of a model that is complete, a
 mount that lets reads wait for their bytes while it loads. It answers publish, unpublish, wait and
 status on its socket, and serves /metrics and /healthz. It needs root and /dev/fuse for mounts.
+
+It is two processes: a worker, and its parent, which starts the worker again when it crashes or is
+killed. Readers, also those in a page fault, wait meanwhile and then get their bytes (on Linux before
+6.9: those that wait at that moment get an error). The worker ends with the parent.
 
 After an end of any kind the next node on the same cache directory goes on: complete models are
 there, loads continue, mounts that died are replaced.`,
@@ -43,44 +57,76 @@ there, loads continue, mounts that died are replaced.`,
 		Args: cobra.NoArgs,
 	}
 	bucket := bucketFlag(cmd, p)
-	cmd.Flags().StringVar(&dir, "cache", "", "`DIR` for the models, on a disk or a tmpfs; one node at a time uses it")
-	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "`PATH` of the control socket; only its owner may use it")
-	cmd.Flags().StringVar(&addr, "listen", "127.0.0.1:9095", "`HOST:PORT` of /metrics and /healthz; port 0 takes a free one")
+	cmd.Flags().StringVar(&at.cache, "cache", "", "`DIR` for the models, on a disk or a tmpfs; one node at a time uses it")
+	cmd.Flags().StringVar(&at.socket, "socket", defaultSocket, "`PATH` of the control socket; only its owner may use it")
+	cmd.Flags().StringVar(&at.metrics, "listen", "127.0.0.1:9095", "`HOST:PORT` of /metrics and /healthz; port 0 takes a free one")
+	cmd.Flags().IntVar(&worker, workerFlag, 0, "descriptor of the parent")
+	_ = cmd.Flags().MarkHidden(workerFlag) // it exists
 	require(cmd, "cache")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		u, err := bucket()
 		if err != nil {
 			return err
 		}
-		return p.node(cmd.Context(), u, dir, socket, addr)
+		if worker == 0 {
+			return p.keep(cmd.Context())
+		}
+		parent, err := keeper.Join(worker)
+		if err != nil {
+			return err
+		}
+		return errors.Join(p.node(cmd.Context(), u, at, parent), parent.Close())
 	}
 	return cmd
 }
 
+// nodePlaces is where a node is found.
+type nodePlaces struct{ cache, socket, metrics string }
+
+// keep runs the node as a child of this process, called as this one was.
+func (p process) keep(ctx context.Context) error {
+	args := append(slices.Clone(os.Args), fmt.Sprintf("--%s=%d", workerFlag, keeper.FD))
+	k := keeper.New(keeper.Config{Log: p.logger(slog.LevelInfo), Command: func() *exec.Cmd {
+		return &exec.Cmd{Path: "/proc/self/exe", Args: args, Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr}
+	}})
+	code, err := k.Run(ctx)
+	if err == nil && code != exitOK {
+		err = said{code}
+	}
+	return err
+}
+
 // node wires the daemon and runs it until ctx ends.
-func (p process) node(ctx context.Context, u bucketURL, dir, socket, addr string) (err error) {
+func (p process) node(ctx context.Context, u bucketURL, at nodePlaces, parent *keeper.Parent) (err error) {
 	log := p.logger(slog.LevelInfo)
 	source, closeSource, err := openSource(ctx, u)
 	if err != nil {
 		return err
 	}
 	defer closeSource()
-	entries, err := cache.Open(dir, log)
+	entries, err := cache.Open(at.cache, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, entries.Close()) }()
 	engine := fetch.New(fetch.Config{Source: source, Log: log})
-	models := loader.New(loader.Config{Cache: entries, Engine: engine, Source: source, Log: log, Drain: drain})
-	l, err := control.Listen(socket)
+	kept := make([]modelfs.Kept, len(parent.Kept))
+	for i, k := range parent.Kept {
+		kept[i] = modelfs.Kept(k)
+	}
+	models := loader.New(loader.Config{Cache: entries, Engine: engine, Source: source, Log: log, Drain: drain, Keeper: parent, Kept: kept, Restarts: parent.Restarts})
+	l, err := control.Listen(at.socket)
 	if err != nil {
 		return err
 	}
-	metrics, err := listen(ctx, addr, nodeMetrics(engine, models))
+	metrics, err := listen(ctx, at.metrics, nodeMetrics(engine, models))
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	log.Info("node", "version", version(), "bucket", u, "cache", dir, "socket", socket, "metrics", metrics.URL()+"/metrics")
+	log.Info("node", "version", version(), "bucket", u, "cache", at.cache, "socket", at.socket, "metrics", metrics.URL()+"/metrics", "restarts", parent.Restarts)
+	if err := parent.Ready(); err != nil {
+		return errors.Join(err, l.Close())
+	}
 
 	// The engine outlives the loader, which outlives those who ask it: each ends when what stands on
 	// it has ended.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,6 +34,9 @@ func run(ctx context.Context, args []string, p process) int {
 		return exitOK
 	}
 	code := exitCode(ctx, err)
+	if child := (said{}); errors.As(err, &child) {
+		return code
+	}
 	p.failed(ctx, cmd, err)
 	fmt.Fprintf(p.Stderr, "%s: %s\n", cmd.CommandPath(), oneLine(message(ctx, err)))
 	return code

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -40,6 +41,7 @@ func TestScripts(t *testing.T) {
 			"bucketfault": bucketFault,
 			"tmpfs":       tmpfs,
 			"node":        node,
+			"killworker":  killWorker,
 			"damage":      damage,
 			"damagemanifest": func(ts *testscript.TestScript, neg bool, args []string) {
 				found, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "*.json"))
@@ -281,6 +283,20 @@ func node(ts *testscript.TestScript, _ bool, args []string) {
 		<-tick.C
 	}
 	ts.Fatalf("no node answers at %s", socket)
+}
+
+// killworker CACHE: kill -9 of the process that has the cache. When it returns that one has it no more.
+func killWorker(ts *testscript.TestScript, _ bool, args []string) {
+	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(filepath.Join(args[0], "lock"))))
+	ts.Check(err)
+	worker, err := unix.PidfdOpen(pid, 0)
+	ts.Check(err)
+	defer unix.Close(worker)
+	ts.Check(unix.PidfdSendSignal(worker, unix.SIGKILL, nil, 0))
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(worker), Events: unix.POLLIN}}, -1)
+	}
+	ts.Check(err)
 }
 
 // unmountBelow detaches every mount below dir, the innermost first.

@@ -11,7 +11,9 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"syscall"
+	"time"
 
 	"github.com/headstart-serving/headstart/loader"
 	"github.com/headstart-serving/headstart/manifest"
@@ -53,8 +55,42 @@ func (c *Client) Status(ctx context.Context) (loader.Status, error) {
 	return s, err
 }
 
-// Wait returns when the node has all of a model, see [loader.Loader.Wait].
+// returning is how long Wait waits for a node that went without a word: its worker may be replaced.
+const returning = 10 * time.Second
+
+// errCutOff says that an answer ended in the middle.
+var errCutOff = errors.New("the node has stopped")
+
+// Wait returns when the node has all of a model, see [loader.Loader.Wait]. It goes on when the node's
+// worker is replaced meanwhile.
 func (c *Client) Wait(ctx context.Context, ref manifest.Reference, progress func(loader.Progress)) error {
+	for restarts := 0; ; restarts++ {
+		err := c.wait(ctx, ref, progress)
+		if !errors.Is(err, errCutOff) || restarts == 10 || !c.returns(ctx) {
+			return err
+		}
+	}
+}
+
+// returns reports whether a node answers again.
+func (c *Client) returns(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, returning)
+	defer cancel()
+	for {
+		_, err := c.Status(ctx)
+		unanswered := (*url.Error)(nil) // as opposed to an answer that is not a node's
+		if err == nil || !errors.Is(err, syscall.ECONNREFUSED) && !errors.As(err, &unanswered) {
+			return err == nil
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (c *Client) wait(ctx context.Context, ref manifest.Reference, progress func(loader.Progress)) error {
 	res, err := c.send(ctx, http.MethodPost, "/v1/wait", waitRequest{ref.String()})
 	if err != nil {
 		return err
@@ -76,10 +112,10 @@ func (c *Client) Wait(ctx context.Context, ref manifest.Reference, progress func
 			progress(*line.Progress)
 		}
 	}
-	if err := errors.Join(ctx.Err(), lines.Err()); err != nil {
+	if err := errors.Join(ctx.Err(), lines.Err()); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET) {
 		return fmt.Errorf("waiting for the node at %s: %w", c.path, err)
 	}
-	return fmt.Errorf("the node at %s has stopped", c.path)
+	return fmt.Errorf("waiting for the node at %s: %w", c.path, errCutOff)
 }
 
 // ask sends in and reads the answer into out.

@@ -181,7 +181,7 @@ func mounted(t testing.TB, f *fake) (*modelfs.FS, string) {
 	t.Helper()
 	mounttest.Need(t)
 	dir := t.TempDir()
-	fsys, err := modelfs.Mount(dir, f, slog.New(slog.NewTextHandler(testLog{t}, nil)))
+	fsys, err := modelfs.Mount(dir, f, nil, slog.New(slog.NewTextHandler(testLog{t}, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,6 +191,8 @@ func mounted(t testing.TB, f *fake) (*modelfs.FS, string) {
 		}
 		unix.Unmount(dir, unix.MNT_DETACH)
 	})
+	mounttest.Polled(t, filepath.Join(dir, f.m.Files[0].Path))
+	fsys.ForgetOpens()
 	return fsys, dir
 }
 

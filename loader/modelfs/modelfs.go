@@ -12,25 +12,28 @@
 // completion gets native speed, and what was open before goes on as it was. One inode never has
 // opens of both kinds, which the kernel answers with EIO (fuse_file_io_open, linux fs/fuse/iomode.c).
 //
-// Inode and node numbers follow from the manifest alone. The pages of a served file are in memory
+// The process that serves a mount must not touch it: if it were killed while a thread of it waits for
+// an answer that only it can give, that thread would never end, and the connection neither.
+//
+// Inode and node numbers follow from the manifest alone, and answers depend on nothing but them and
+// the numbers of the backing files. So a process that gets the connection's descriptor, see [Keeper],
+// goes on where one that died has stopped, and readers have waited a bit longer and seen nothing.
+//
+// The pages of a served file are in memory
 // twice, once as the backing file's and once as this file system's, charged to the reader.
 package modelfs
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/loader/mount"
@@ -80,23 +83,16 @@ func Supported() error {
 	return unix.Close(dev)
 }
 
-func open() (int, error) {
-	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("opening /dev/fuse (%v): %w", err, mount.ErrUnsupported)
-	}
-	return dev, nil
-}
-
 // FS is a mounted model.
 type FS struct {
 	model  Model
+	keep   Keeper
+	id     string // the keeper's name for the connection
 	log    *slog.Logger
 	dir    string
 	tree   *tree
 	files  []file
-	server *fuse.Server
-	conn   int           // /dev/fuse, a descriptor of our own that tells when the connection is dead
+	server *server
 	device uint64        // of the mount, which also names its FUSE connection
 	done   chan struct{} // closed when nobody uses the file system any more
 
@@ -104,88 +100,65 @@ type FS struct {
 	counters    counters
 }
 
-// Mount shows m at dir, an empty folder. The caller ends it with Unmount or Close.
+// Mount shows m at dir, an empty folder. The caller ends it with Unmount or Close. With a keeper, which
+// may be nil, a process that comes after this one can serve the mount, see [Orphan].
 // Without root or /dev/fuse the error wraps [mount.ErrUnsupported].
-func Mount(dir string, m Model, log *slog.Logger) (*FS, error) {
-	f := &FS{model: m, log: log, dir: dir, tree: newTree(m.Manifest()), files: make([]file, len(m.Manifest().Files)), done: make(chan struct{})}
+func Mount(dir string, m Model, keep Keeper, log *slog.Logger) (*FS, error) {
+	f := newFS(dir, m, keep, log)
 	dev, err := attach(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.serve(dev); err != nil {
-		return nil, errors.Join(fmt.Errorf("serving %s: %w", dir, err), mount.Unmount(dir))
+	began, err := f.begin(dev)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("serving %s: %w", dir, err), mount.Unmount(dir), unix.Close(dev))
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
+	go f.answer()
+	if f.device, err = device(dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("looking at %s: %w", dir, err), mount.Unmount(dir))
 	}
-	f.device = st.Dev
+	began.Device = f.device
+	if err := f.remember(began); err != nil {
+		log.Warn("reads of this mount will not survive a restart", "dir", dir, "err", err)
+	}
 	if err := f.tune(); err != nil {
 		log.Warn("reading ahead is limited to the kernel's default: reads of models that still load will be slow", "dir", dir, "err", err)
 	}
 	return f, nil
 }
 
-// attach opens a connection and mounts it. It is done here and not by the library, which would let
-// child processes inherit the descriptor: the mount would then outlive this process and hang.
-func attach(dir string) (int, error) {
-	dev, err := open()
-	if err != nil {
-		return -1, err
+func newFS(dir string, m Model, keep Keeper, log *slog.Logger) *FS {
+	if keep == nil {
+		keep = nobody{}
 	}
-	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,allow_other,default_permissions,max_read=%d",
-		dev, unix.S_IFDIR, os.Geteuid(), os.Getegid(), maxRequest)
-	if err := unix.Mount("headstart", dir, fstype, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		unix.Close(dev)
-		if errors.Is(err, fs.ErrPermission) {
-			err = mount.ErrUnsupported
-		}
-		return -1, fmt.Errorf("mounting at %s: %w", dir, err)
-	}
-	return dev, nil
+	return &FS{model: m, keep: keep, id: rand.Text(), log: log, dir: dir, tree: newTree(m.Manifest()), files: make([]file, len(m.Manifest().Files)), done: make(chan struct{})}
 }
 
-// serve answers the kernel on dev, which it takes over, until nobody uses the mount any more.
-func (f *FS) serve(dev int) (err error) {
-	if f.conn, err = unix.FcntlInt(uintptr(dev), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-		unix.Close(dev)
-		return err
-	}
-	f.server, err = fuse.NewServer(&kernel{RawFileSystem: fuse.NewDefaultRawFileSystem(), FS: f}, fmt.Sprintf("/dev/fd/%d", dev), &fuse.MountOptions{
-		Name:                     "headstart",
-		MaxWrite:                 maxRequest,
-		MaxBackground:            background,
-		DisableSplice:            true, // a pipe holds 1 MiB, an answer is a header longer
-		ExplicitDataCacheControl: true, // bytes never change
-		Logger:                   slog.NewLogLogger(f.log.Handler(), slog.LevelWarn),
-	})
+// begin answers the kernel's first message.
+func (f *FS) begin(dev int) (*record, error) {
+	init, err := request(dev)
 	if err != nil {
-		unix.Close(f.conn)
-		return err
+		return nil, err
 	}
-	f.passthrough.Store(f.server.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0)
-	go func() {
-		defer close(f.done)
-		f.server.Serve()
-		unix.Close(f.conn)
-		for i := range f.files {
-			f.files[i].unmap()
-		}
-	}()
-	return nil
+	answer, err := f.connect(dev, init)
+	if err == nil {
+		_, err = unix.Write(dev, answer)
+	}
+	return &record{Dir: f.dir, Request: init, Answer: answer}, err
 }
 
-// tune raises the read-ahead, which must be done before the first open, and answers the kernel's
-// first poll request: the Go runtime polls what it opens without giving up its thread, so a process
-// that reads its own mount could otherwise wait for itself.
+// remember has the keeper remember the connection, before there is anything to note of it.
+func (f *FS) remember(began *record) error {
+	data, err := json.Marshal(began)
+	if err != nil {
+		return err
+	}
+	return f.keep.Keep(f.id, data, f.server.conn)
+}
+
+// tune raises the read-ahead, which must be done before the first open.
 func (f *FS) tune() error {
-	if fd, err := unix.Open(filepath.Join(f.dir, f.model.Manifest().Files[0].Path), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
-		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		unix.Close(fd)
-		f.counters.servedOpens.Store(0)
-		f.counters.passthroughOpens.Store(0)
-	}
-	knob := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(f.device), unix.Minor(f.device))
+	knob := fmt.Sprintf("/sys/class/bdi/%s/read_ahead_kb", number(f.device))
 	return os.WriteFile(knob, fmt.Appendf(nil, "%d", readAhead>>10), 0)
 }
 
@@ -200,7 +173,28 @@ func (f *FS) Unmount() error { return mount.Unmount(f.dir) }
 
 // Shown reports whether p is a mount of this file system, wherever it is.
 func (f *FS) Shown(p *mount.Point) bool {
-	return p.Device == fmt.Sprintf("%d:%d", unix.Major(f.device), unix.Minor(f.device))
+	return p.Device == number(f.device)
+}
+
+// device finds the number of what is mounted at dir without asking it.
+func device(dir string) (uint64, error) {
+	p, err := mount.At(dir)
+	if err != nil {
+		return 0, err
+	}
+	var major, minor uint32
+	if p == nil || !Ours(p) {
+		return 0, errors.New("the mount has gone")
+	}
+	if _, err := fmt.Sscanf(p.Device, "%d:%d", &major, &minor); err != nil {
+		return 0, fmt.Errorf("its device %q: %w", p.Device, err)
+	}
+	return unix.Mkdev(major, minor), nil
+}
+
+// number writes a device as the table of mounts does.
+func number(device uint64) string {
+	return fmt.Sprintf("%d:%d", unix.Major(device), unix.Minor(device))
 }
 
 // Done is closed when the model is unmounted everywhere and its last user has gone.
@@ -210,6 +204,11 @@ func (f *FS) Done() <-chan struct{} { return f.done }
 // Files opened with passthrough go on. It fails where the kernel does not end the connection in time.
 func (f *FS) Close() error {
 	f.settle()
+	select {
+	case <-f.done: // its number may be another one's by now
+		return f.Unmount()
+	default:
+	}
 	err := errors.Join(abort(f.device), f.Unmount())
 	if err != nil {
 		return err
@@ -220,91 +219,4 @@ func (f *FS) Close() error {
 	case <-time.After(ending):
 		return fmt.Errorf("%s: the kernel has not ended the connection after %s", f.dir, ending)
 	}
-}
-
-// ending is how long Close waits for the kernel to end a connection, which takes it milliseconds.
-const ending = 10 * time.Second
-
-// settle waits a moment for answers that are on their way: an abort would take them from readers
-// whose bytes are there. Reads that wait for a chunk do not count, unless all chunks are there: then
-// they only have not noticed yet.
-func (f *FS) settle() {
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for range 1000 {
-		wanting := f.counters.waiting.Load()
-		if f.complete() {
-			wanting = 0
-		}
-		if outstanding(f.device) <= wanting {
-			return
-		}
-		<-tick.C
-	}
-}
-
-// complete reports whether every file is.
-func (f *FS) complete() bool {
-	for i := range f.files {
-		if !f.model.Complete(i) {
-			return false
-		}
-	}
-	return true
-}
-
-// outstanding returns the number of requests that the kernel has no answer to; 0 where it cannot tell.
-func outstanding(device uint64) int64 {
-	waiting, err := connection(device, "waiting", unix.O_RDONLY)
-	if err != nil {
-		return 0
-	}
-	defer unix.Close(waiting)
-	b := make([]byte, 32)
-	n, err := unix.Read(waiting, b)
-	if err != nil {
-		return 0
-	}
-	count, err := strconv.ParseInt(strings.TrimSpace(string(b[:n])), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return count
-}
-
-// abort ends a FUSE connection.
-func abort(device uint64) error {
-	knob, err := connection(device, "abort", unix.O_WRONLY)
-	if errors.Is(err, syscall.ENOENT) {
-		return nil // it has ended
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(knob)
-	_, err = unix.Write(knob, []byte("1"))
-	return err
-}
-
-// connection opens a file of a connection in the kernel's control file system, which is mounted for
-// the moment and nowhere: a connection whose mounts are detached cannot be reached by a path.
-func connection(device uint64, name string, mode int) (int, error) {
-	fd, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("opening fusectl: %w", err)
-	}
-	defer unix.Close(fd)
-	if err := unix.FsconfigCreate(fd); err != nil {
-		return -1, fmt.Errorf("creating fusectl: %w", err)
-	}
-	root, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("mounting fusectl: %w", err)
-	}
-	defer unix.Close(root)
-	file, err := unix.Openat(root, fmt.Sprintf("%d/%s", unix.Minor(device), name), mode|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("opening the connection's %s: %w", name, err)
-	}
-	return file, nil
 }

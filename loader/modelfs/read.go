@@ -3,6 +3,7 @@ package modelfs
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,17 +27,18 @@ type Stats struct {
 	Waiting          int64         // reads that wait now
 	Waited           time.Duration // by all reads together
 	Failed           int64         // reads that ended with an error
+	Taken            int64         // requests that an earlier process had left without an answer
 }
 
 type counters struct {
-	servedOpens, passthroughOpens, reads, bytes, waiting, waited, failed atomic.Int64
+	servedOpens, passthroughOpens, reads, bytes, waiting, waited, failed, taken atomic.Int64
 }
 
 // Stats returns the counts so far.
 func (f *FS) Stats() Stats {
 	c := &f.counters
 	return Stats{ServedOpens: c.servedOpens.Load(), PassthroughOpens: c.passthroughOpens.Load(), Reads: c.reads.Load(), Bytes: c.bytes.Load(),
-		Waiting: c.waiting.Load(), Waited: time.Duration(c.waited.Load()), Failed: c.failed.Load()}
+		Waiting: c.waiting.Load(), Waited: time.Duration(c.waited.Load()), Failed: c.failed.Load(), Taken: c.taken.Load()}
 }
 
 // file is what this process holds of one file.
@@ -49,32 +51,34 @@ type file struct {
 // backing returns the kernel's number for the backing file, or 0 where there is none.
 func (f *file) backing() int32 { return f.id.Load() }
 
-func (k *kernel) Read(cancel <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
-	n, _ := k.tree.node(in.NodeId)
+// read returns the bytes that a request asks for, mapped.
+func (f *FS) read(interrupted <-chan struct{}, in *fuse.ReadIn) ([]byte, syscall.Errno) {
+	n, _ := f.tree.node(in.NodeId)
 	if n == nil || n.file < 0 {
-		return nil, fuse.Status(syscall.ESTALE)
+		return nil, syscall.ESTALE
 	}
-	k.counters.reads.Add(1)
+	f.counters.reads.Add(1)
 	if in.Offset >= uint64(n.size) {
-		return fuse.ReadResultData(nil), fuse.OK
+		return nil, 0
 	}
 	off := int64(in.Offset)
 	size := min(int64(in.Size), n.size-off)
-	err := k.await(cancel, in.Pid, n.file, off, size)
+	err := f.await(interrupted, in.Pid, n.file, off, size)
 	if errors.Is(err, errKilled) {
-		return nil, fuse.EINTR
+		return nil, syscall.EINTR
 	}
 	var data []byte
 	if err == nil {
-		data, err = k.mapped(n.file)
+		data, err = f.mapped(n.file)
 	}
 	if err != nil {
-		k.counters.failed.Add(1)
-		k.log.Error("a read failed", "model", k.model.Manifest().Model, "file", k.model.Manifest().Files[n.file].Path, "offset", off, "bytes", size, "err", err)
-		return nil, fuse.EIO
+		f.counters.failed.Add(1)
+		f.log.Error("a read failed", "model", f.model.Manifest().Model, "file", f.model.Manifest().Files[n.file].Path, "offset", off, "bytes", size, "err", err)
+		return nil, syscall.EIO
 	}
-	k.counters.bytes.Add(size)
-	return fuse.ReadResultData(data[off : off+size]), fuse.OK
+	f.counters.bytes.Add(size)
+	present(data, off, size)
+	return data[off : off+size], 0
 }
 
 // mapped returns the backing file's bytes. The kernel copies an answer from there: no buffer, no
@@ -97,6 +101,14 @@ func (f *FS) mapped(i int) ([]byte, error) {
 	}
 	one.mapping, err = unix.Mmap(int(backing.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
 	return one.mapping, err
+}
+
+// present maps the pages of data[off:off+n]. The kernel copies an answer after it has taken the request
+// off its list, and when this process is being killed it does not map a page for that: the reader would
+// get EIO. Where all pages are mapped, the copy is done to its end.
+func present(data []byte, off, n int64) {
+	begin := off &^ int64(os.Getpagesize()-1)
+	unix.Madvise(data[begin:off+n], unix.MADV_POPULATE_READ) // what it cannot do the copy will complain of
 }
 
 func (f *file) unmap() {
@@ -130,15 +142,27 @@ func (f *FS) backed(i int) bool {
 		return false
 	}
 	defer backing.Close()
-	id, errno := f.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(backing.Fd())})
-	if errno != 0 || id <= 0 {
+	id, err := f.server.register(int(backing.Fd()))
+	if err != nil || id <= 0 {
 		// Not root in the first user namespace, or a cache on a file system that is itself stacked.
-		f.log.Warn("the kernel refuses passthrough: complete files are served, slower, until they are published again", "dir", f.dir, "err", errno)
+		f.log.Warn("the kernel refuses passthrough: complete files are served, slower, until they are published again", "dir", f.dir, "err", err)
 		f.passthrough.Store(false)
 		return false
 	}
-	one.id.Store(id)
+	if err := f.remark(note{File: i, ID: id}); err != nil {
+		f.log.Warn("opens of this file may fail after a restart", "dir", f.dir, "file", f.model.Manifest().Files[i].Path, "err", err)
+	}
+	one.id.Store(id) // from here on it is in answers
 	return true
+}
+
+// remark has the keeper remember a note.
+func (f *FS) remark(n note) error {
+	data, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	return f.keep.Note(f.id, data)
 }
 
 // errKilled says that the reader is being killed or the connection has ended.
@@ -175,7 +199,7 @@ func (f *FS) await(cancel <-chan struct{}, pid uint32, file int, off, n int64) e
 		if err == nil {
 			return nil
 		}
-		if killed(pid) || f.dead() || pid == 0 && time.Since(interrupted) > abandon {
+		if killed(pid) || dead(f.server.conn) || pid == 0 && time.Since(interrupted) > abandon {
 			return errKilled
 		}
 		ctx, stop := context.WithTimeout(context.Background(), patience)
@@ -186,13 +210,6 @@ func (f *FS) await(cancel <-chan struct{}, pid uint32, file int, off, n int64) e
 			return err
 		}
 	}
-}
-
-// dead reports whether the kernel has ended the connection.
-func (f *FS) dead() bool {
-	poll := []unix.PollFd{{Fd: int32(f.conn)}}
-	n, err := unix.Poll(poll, 0)
-	return err == nil && n > 0 && poll[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0
 }
 
 // killed reports whether a thread has SIGKILL pending, which is also how the kernel ends the threads

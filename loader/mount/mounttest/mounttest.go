@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 // inside tells the process that has the namespace of its own.
@@ -36,6 +37,45 @@ func Main(m *testing.M) {
 		return
 	}
 	os.Exit(cmd.ProcessState.ExitCode())
+}
+
+// Polled opens a file of a mount that the test's own process serves and polls it, so that the kernel
+// learns that this is in vain and does not ask again. The Go runtime polls what it opens without giving
+// up its thread: the process could wait for itself.
+func Polled(t testing.TB, path string) {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0); err != nil && !errors.Is(err, unix.EINTR) {
+		t.Fatal(err)
+	}
+}
+
+// ReadFile is os.ReadFile for a mount that the test's own process may serve, see [Polled].
+func ReadFile(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	var data []byte
+	piece := make([]byte, 64<<10)
+	for {
+		n, err := unix.Read(fd, piece)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return data, &os.PathError{Op: "read", Path: path, Err: err}
+		}
+		if n == 0 {
+			return data, nil
+		}
+		data = append(data, piece[:n]...)
+	}
 }
 
 // Need skips a test where nothing can be mounted.
