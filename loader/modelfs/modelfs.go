@@ -205,12 +205,15 @@ func (f *FS) Done() <-chan struct{} { return f.done }
 func (f *FS) Close() error {
 	f.settle()
 	select {
-	case <-f.done: // its number may be another one's by now
+	case <-f.done:
 		return f.Unmount()
 	default:
 	}
-	err := errors.Join(abort(f.device), f.Unmount())
-	if err != nil {
+	var err error
+	if !dead(f.server.conn) { // else its number may be another connection's by now
+		err = abort(f.device)
+	}
+	if err := errors.Join(err, f.Unmount()); err != nil {
 		return err
 	}
 	select {
