@@ -203,14 +203,17 @@ func (f *FS) Done() <-chan struct{} { return f.done }
 // Close takes the model away from everybody: reads that wait end with an error, later ones too.
 // Files opened with passthrough go on. It fails where the kernel does not end the connection in time.
 func (f *FS) Close() error {
-	f.settle()
 	select {
-	case <-f.done: // its number may be another one's by now
+	case <-f.done:
 		return f.Unmount()
 	default:
 	}
-	err := errors.Join(abort(f.device), f.Unmount())
-	if err != nil {
+	f.settle()
+	var err error
+	if !dead(f.server.conn) { // else its number may be another connection's by now
+		err = abort(f.device)
+	}
+	if err := errors.Join(err, f.Unmount()); err != nil {
 		return err
 	}
 	select {

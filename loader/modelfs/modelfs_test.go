@@ -444,6 +444,24 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// TestCloseAfterTheEnd: the kernel gives the number of a connection that has ended to the next one.
+func TestCloseAfterTheEnd(t *testing.T) {
+	f := newFake(t, map[string]int64{"a": 2 * chunk})
+	f.finish(t, 0)
+	first, _ := mounted(t, f)
+	if err := first.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	<-first.Done()
+	_, dir := mounted(t, f)
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "a")); err != nil || !bytes.Equal(got, f.content[0]) {
+		t.Errorf("the next mount: %v", err)
+	}
+}
+
 // TestNothingLeaks mounts, reads and unmounts often.
 func TestNothingLeaks(t *testing.T) {
 	f := newFake(t, map[string]int64{"a": 2 * chunk})

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"runtime"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -32,9 +33,8 @@ const (
 	bufferSize = 8192
 	// answerSize holds any answer of a fixed size.
 	answerSize = 512
-	// idle is how many threads wait for requests at most: one takes the next request while another
-	// looks whether there is one more for itself.
-	idle = 2
+	// minIdle and maxIdle bound how many threads wait for requests; between them it is one a processor.
+	minIdle, maxIdle = 2, 16
 )
 
 // server answers the kernel. The library knows the protocol and gets all requests but two kinds: reads,
@@ -49,17 +49,18 @@ type server struct {
 	fs       *FS
 	protocol *fuse.ProtocolServer
 	conn     int
+	mostIdle int
 	log      *slog.Logger
 	loops    sync.WaitGroup
 
 	mu      sync.Mutex
-	idle    int
+	idle    int // that wait for a request
 	ended   bool
 	reading map[uint64]chan struct{} // by the number of the request; closed when it is interrupted
 }
 
 func newServer(f *FS, conn int) *server {
-	return &server{fs: f, conn: conn, log: f.log, reading: map[uint64]chan struct{}{},
+	return &server{fs: f, conn: conn, mostIdle: min(max(runtime.GOMAXPROCS(0), minIdle), maxIdle), log: f.log, reading: map[uint64]chan struct{}{},
 		protocol: fuse.NewProtocolServer(&kernel{RawFileSystem: fuse.NewDefaultRawFileSystem(), FS: f}, &fuse.MountOptions{
 			Name:                     "headstart",
 			MaxWrite:                 maxRequest, // and so the size of a read
@@ -133,7 +134,7 @@ func (s *server) loop() {
 func (s *server) enter() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended || s.idle >= idle {
+	if s.ended || s.idle >= s.mostIdle {
 		return false
 	}
 	s.idle++
