@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -11,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -74,31 +74,26 @@ func (s *slowRoad) hang(r *http.Request) {
 
 func (s *slowRoad) hub(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var from int64
-		if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from); err == nil && from >= held && s.hangHub.Load() {
+		var from, to int64
+		_, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &from, &to)
+		switch {
+		case err != nil, from == 0 && to < 1<<20: // a header, which each run looks at
+		case from >= held && s.hangHub.Load():
 			s.hang(r)
-		} else if err == nil && from < held {
+		case from < held:
 			s.refetched.Add(1)
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// bucket knows a part by its name, which is in the first bytes of its upload.
+// bucket knows a part by its name.
 func (s *slowRoad) bucket(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.asked <- struct{}{}
 		var from int64 = -1
-		if strings.HasPrefix(r.URL.Path, "/upload/") {
-			head := bufio.NewReaderSize(r.Body, 4<<10)
-			begin, _ := head.Peek(1 << 10)
-			if i := bytes.Index(begin, []byte("/part-")); i >= 0 {
-				fmt.Sscanf(string(begin[i:]), "/part-%016x", &from)
-			}
-			r.Body = struct {
-				io.Reader
-				io.Closer
-			}{head, r.Body}
+		if r.Method == http.MethodPut {
+			fmt.Sscanf(path.Base(r.URL.Path), "part-%016x", &from)
 		}
 		if from >= held && s.hangBucket.Load() {
 			go io.Copy(io.Discard, r.Body) // so that the client's leaving is noticed
