@@ -176,19 +176,18 @@ func (p process) staged(r stager.Result, u bucketURL, asJSON bool) error {
 		return json.NewEncoder(p.Stdout).Encode(stagedEvent{
 			Event: "staged", Model: m.Model.Repo, Commit: m.Model.Commit, Pin: pin(m, r.Sum), Ref: r.Ref,
 			Files: len(m.Files), Bytes: m.Size(), Already: r.Already, Fetched: r.Fetched, Copied: r.Copied, Reused: r.Reused,
-			Seconds: r.Elapsed.Seconds(), Bucket: u.String(), Verified: "sha256", Kept: r.Kept.Bytes,
+			Seconds: r.Elapsed.Seconds(), Bucket: u.String(), Verified: verified(r), Kept: r.Kept.Bytes,
 		})
 	}
 	files := fmt.Sprintf("%d files, %s", len(m.Files), bytesOf(m.Size()))
-	what := fmt.Sprintf("staged %s, every sha256 verified, in %s", files, r.Elapsed.Round(10*time.Millisecond))
+	elapsed := r.Elapsed.Round(10 * time.Millisecond)
+	what := fmt.Sprintf("staged %s, every sha256 verified, in %s (%s/s)", files, elapsed, bytesOf(int64(float64(r.Fetched)/r.Elapsed.Seconds())))
 	switch {
 	case r.Already:
 		what = "nothing to do: it is staged (" + files + ")"
 	default:
-		if r.Copied == 0 { // the time of a copy says nothing about the rate of the links
-			what += fmt.Sprintf(" (%s/s)", bytesOf(int64(float64(r.Fetched)/r.Elapsed.Seconds())))
-		} else {
-			what += fmt.Sprintf("; %s were copied in the bucket from another commit", bytesOf(r.Copied))
+		if r.Copied > 0 { // the time of a copy says nothing about the rate of the links
+			what = fmt.Sprintf("staged %s, in %s; %s were copied in the bucket from another commit, by crc32c, every other sha256 is verified", files, elapsed, bytesOf(r.Copied))
 		}
 		if r.Reused > 0 {
 			what += fmt.Sprintf("; %s were received, %s were there from an earlier run", bytesOf(r.Fetched), bytesOf(r.Reused))
@@ -196,6 +195,14 @@ func (p process) staged(r stager.Result, u bucketURL, asJSON bool) error {
 	}
 	_, err := fmt.Fprintf(p.Stdout, "%s in %s: %s\npin it as %s\n", m.Model, u, what, pin(m, r.Sum))
 	return err
+}
+
+// verified names the sums that were compared.
+func verified(r stager.Result) string {
+	if r.Copied > 0 {
+		return "sha256, and crc32c of what was copied in the bucket"
+	}
+	return "sha256"
 }
 
 // pin is the reference that gives exactly this manifest or an error.
