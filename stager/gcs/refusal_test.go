@@ -97,8 +97,8 @@ func TestRetrying(t *testing.T) {
 					var status int
 					fmt.Sscan(test.fault, &status)
 					w.WriteHeader(status)
-				case r.Method == http.MethodPost:
-					fmt.Fprint(w, `{"bucket":"models","name":"o","generation":"1","size":"1","crc32c":"AAAAAA=="}`)
+				case r.Method == http.MethodPut:
+					w.Header().Set("X-Goog-Generation", "1")
 				}
 			}))
 			defer server.Close()

@@ -35,7 +35,11 @@ func TestRetrying(t *testing.T) {
 			t.Parallel()
 			var mu sync.Mutex
 			var told []stager.Cause
-			s := serve(t, hub.Config{}, hf.Config{Stall: 150 * time.Millisecond, Token: "hf_secret", Retrying: func(r stager.Retry) {
+			var stall time.Duration // the default where nothing stalls: a busy machine does, for a moment
+			if test.want == stager.Stalled {
+				stall = 150 * time.Millisecond
+			}
+			s := serve(t, hub.Config{}, hf.Config{Stall: stall, Token: "hf_secret", Retrying: func(r stager.Retry) {
 				mu.Lock()
 				defer mu.Unlock()
 				told = append(told, r.Cause)
@@ -46,6 +50,9 @@ func TestRetrying(t *testing.T) {
 			s.Plan(on(test.on), test.fault)
 			if err := s.all(t.Context()); err != nil {
 				t.Fatal(err)
+			}
+			if stall > 0 {
+				told = slices.Compact(told)
 			}
 			if want := []stager.Cause{test.want}; !slices.Equal(told, want) {
 				t.Errorf("told of %v, want %v", told, want)
