@@ -100,11 +100,11 @@ func TestBudgetOfAGibibyte(t *testing.T) {
 	if _, err := stage(t, source, open("models", nil)); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := hubRequests(h), map[string]int{"revision": 1, "tree": 1, "resolve": 1, "bytes": 64}; !maps.Equal(got, want) {
+	if got, want := hubRequests(h), map[string]int{"auth-check": 1, "revision": 1, "tree": 1, "resolve": 1, "bytes": 64 + 1}; !maps.Equal(got, want) {
 		t.Errorf("the Hub is asked %v, want %v", got, want)
 	}
-	// 32 parts; the record, the manifest, the ref
-	if got, want := bucketRequests(b), map[string]int{"list": 4, "get": 2, "insert": 32 + 3, "compose": 1, "delete": 32 + 1}; !maps.Equal(got, want) {
+	// 32 parts; the record, the trial, the manifest, the ref
+	if got, want := bucketRequests(b), map[string]int{"list": 5, "get": 2, "insert": 32 + 4, "compose": 1, "delete": 32 + 2}; !maps.Equal(got, want) {
 		t.Errorf("the bucket is asked %v, want %v", got, want)
 	}
 }

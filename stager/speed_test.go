@@ -23,8 +23,9 @@ func shards(chunks ...int) *repo {
 	for i, n := range chunks {
 		data := bytes.Repeat(stagertest.Bytes(chunkSize), n)
 		for j := range n {
-			binary.LittleEndian.PutUint64(data[j*chunkSize:], uint64(i*n+j)) // no chunk is like another
+			binary.LittleEndian.PutUint64(data[j*chunkSize+100:], uint64(i*n+j)) // no chunk is like another
 		}
+		copy(data, stagertest.Safetensors(len(data))[:100])
 		r.files["model-"+string(rune('a'+i))+".safetensors"] = data
 	}
 	return r
