@@ -139,9 +139,7 @@ func pause(name string, on func(kind) bool, d time.Duration, at func(n int) int)
 	}}
 }
 
-func (f fault) of(class error) fault                { f.class = class; return f }
 func (f fault) healing(kinds func(kind) bool) fault { f.heals = kinds; return f }
-func (f fault) at(kinds func(kind) bool) fault      { f.on = kinds; return f }
 
 func half(n int) int     { return n / 2 }
 func nothing(int) int    { return 0 }
