@@ -139,7 +139,7 @@ func (t *transfer) keep(ctx context.Context, f manifest.File) error {
 		return err
 	}
 	err = t.Store.Put(ctx, key, version, data)
-	if errors.Is(err, fs.ErrPermission) {
+	if IsKept(err) {
 		return nil // a bucket that lets nothing be replaced: a run that needs the record reads the object
 	}
 	return err

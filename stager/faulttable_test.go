@@ -18,7 +18,6 @@ type fault struct {
 	// heals are the requests after which a run comes through all the same (nil: none must). Elsewhere it
 	// may, or ends with an error that says what is wrong.
 	heals func(kind) bool
-	class error // of the error, where there is one; nil: any
 }
 
 func only(kinds ...kind) func(kind) bool {

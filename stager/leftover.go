@@ -2,9 +2,7 @@ package stager
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"sync"
 
@@ -30,7 +28,7 @@ func (s *Stager) clear(ctx context.Context, left []Object) (kept Kept, err error
 	var why error
 	remove := func(ctx context.Context, o Object) error {
 		err := s.Store.Delete(ctx, o.Key)
-		if !errors.Is(err, fs.ErrPermission) {
+		if !IsKept(err) {
 			return err
 		}
 		mu.Lock()

@@ -58,7 +58,7 @@ func TestUndeletable(t *testing.T) {
 	}{
 		"retention policy": {
 			func(b *bucket.Server) error { return b.SetPolicy("models", bucket.Policy{Retention: time.Hour}) },
-			func(b *bucket.Server) error { return b.SetPolicy("models", bucket.Policy{}) }, "retention policy or a hold",
+			func(b *bucket.Server) error { return b.SetPolicy("models", bucket.Policy{}) }, "is held by a retention policy",
 		},
 		"no permission to delete": {
 			func(b *bucket.Server) error { b.Deny("storage.objects.delete"); return nil },

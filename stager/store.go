@@ -2,8 +2,10 @@ package stager
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"time"
 )
@@ -14,7 +16,7 @@ import (
 // safe for concurrent use.
 //
 // Errors wrap fs.ErrNotExist (no such object or bucket), fs.ErrPermission, fs.ErrExist (an object
-// with other content is in the way and was left untouched), syscall.ENOSPC, EROFS or EDQUOT.
+// with other content is in the way and was left untouched), ErrRetained, syscall.ENOSPC, EROFS or EDQUOT.
 type Store interface {
 	// Get returns the content of a small object and the version to replace it by. More than limit
 	// bytes are an error.
@@ -80,6 +82,15 @@ type Object struct {
 	Summed  bool      // CRC32C is known: a directory knows no sums
 	Created time.Time // when its content was written
 	Version int64     // tells it from any other object that has, had or will have the key; not the version of Get
+}
+
+// ErrRetained is wrapped where the bucket does not let go of an object, whoever asks: a retention policy, a
+// hold. It is an fs.ErrExist.
+var ErrRetained = fmt.Errorf("retained: %w", fs.ErrExist)
+
+// IsKept reports whether err says that an object stays, for this account or for everybody.
+func IsKept(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrRetained)
 }
 
 // Failure is an error in one line for a person, of a class that a program can test for.

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/headstart-serving/headstart/manifest"
@@ -276,6 +277,7 @@ func (w *world) process(ctx context.Context) (stager.Result, error) {
 // contents asks the bucket for everything, without a network.
 func (w *world) contents() map[string]string {
 	w.t.Helper()
+	synctest.Wait() // a request that its client has given up goes on here
 	ask := func(path string) []byte {
 		rec := httptest.NewRecorder()
 		w.bucket.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, path, nil))

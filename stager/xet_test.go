@@ -113,8 +113,14 @@ func TestXetFaults(t *testing.T) {
 				t.Errorf("seed %d: a manifest after %v", seed, err)
 			}
 			calm.Store(true)
-			if _, err := stage(t, source, bucket.Store(nil)); err != nil {
-				t.Errorf("seed %d, without faults: %v", seed, err)
+			// Parts of several files may be wrong. Each run finds out about one, at least, and begins it anew.
+			for tries := 0; err != nil && tries < len(r.files); tries++ {
+				if _, err = stage(t, source, bucket.Store(nil)); err != nil && !errors.As(err, new(*manifest.MismatchError)) {
+					t.Errorf("seed %d, without faults: %v", seed, err)
+				}
+			}
+			if err != nil {
+				t.Errorf("seed %d, in the end: %v", seed, err)
 			}
 		}
 		checkStaged(t, bucket.Store(nil), r)

@@ -1,8 +1,8 @@
 package gcs
 
 import (
-	"io/fs"
 	"net/http"
+	"strings"
 	"syscall"
 
 	"google.golang.org/api/googleapi"
@@ -20,13 +20,16 @@ func (s *Store) refused(key string, api *googleapi.Error) error {
 	}
 	switch reason {
 	case "retentionPolicyNotMet":
-		return stager.Fail(fs.ErrExist, "%s/%s is held by a retention policy (%s): wait until it has expired, or use a bucket or a prefix without one", s, key, oneLine(api))
+		return stager.Fail(stager.ErrRetained, "%s/%s is held by a retention policy (%s): wait until it has expired, or use a bucket or a prefix without one", s, key, oneLine(api))
 	case "objectUnderActiveHold":
-		return stager.Fail(fs.ErrExist, "%s/%s is under a hold (%s): release the hold, or use another prefix", s, key, oneLine(api))
+		return stager.Fail(stager.ErrRetained, "%s/%s is under a hold (%s): release the hold, or use another prefix", s, key, oneLine(api))
 	case "accountDisabled":
 		return stager.Fail(syscall.EDQUOT, "bucket gs://%s: the project's billing is off (%s): link the project to a billing account that is open", s.Bucket, oneLine(api))
 	case "quotaExceeded", "dailyLimitExceeded", "userRateLimitExceeded", "rateLimitExceeded":
 		return s.overQuota(api)
+	}
+	if api.Code == http.StatusForbidden && strings.Contains(api.Message, "under active hold") { // as the XML API says it
+		return stager.Fail(stager.ErrRetained, "%s/%s is under a hold (%s): release the hold, or use another prefix", s, key, oneLine(api))
 	}
 	switch api.Code {
 	case http.StatusTooManyRequests:

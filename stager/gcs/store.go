@@ -305,23 +305,10 @@ func (s *Store) explain(key string, err error) error {
 		return stager.Fail(fs.ErrNotExist, "bucket gs://%s does not exist, or %s was removed meanwhile", s.Bucket, key)
 	case api.Code == http.StatusUnauthorized:
 		return stager.Fail(fs.ErrPermission, "bucket gs://%s: the credentials are not valid (%s): run gcloud auth application-default login, or check Workload Identity", s.Bucket, oneLine(api))
-	case api.Code == http.StatusForbidden && retained(api):
-		return stager.Fail(fs.ErrPermission, "%s/%s is kept by the bucket's retention policy or a hold (%s)", s, key, oneLine(api))
 	case api.Code == http.StatusForbidden:
 		return stager.Fail(fs.ErrPermission, "bucket gs://%s: access to %q is denied (%s): grant this account roles/storage.objectUser on the bucket", s.Bucket, key, oneLine(api))
 	}
 	return stager.Fail(api, "%s/%s: the service answers with %s", s, key, oneLine(api))
-}
-
-// retained reports an object that may not go, whoever asks
-// (https://cloud.google.com/storage/docs/json_api/v1/status-codes).
-func retained(api *googleapi.Error) bool {
-	for _, e := range api.Errors {
-		if e.Reason == "retentionPolicyNotMet" || e.Reason == "objectUnderActiveHold" {
-			return true
-		}
-	}
-	return strings.Contains(api.Message, "under active hold")
 }
 
 // oneLine bounds what a server says.

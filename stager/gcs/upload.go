@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -155,7 +154,7 @@ func (u *upload) Commit(ctx context.Context, parts []stager.Part) error {
 	if u.store.undeletable.Load() {
 		return nil
 	}
-	if err := u.remove(ctx, made); errors.Is(err, fs.ErrPermission) {
+	if err := u.remove(ctx, made); stager.IsKept(err) {
 		u.store.undeletable.Store(true)
 	} else if err != nil {
 		u.store.Log.Warn("removing the parts of a file", "key", u.key, "err", err)
@@ -259,7 +258,7 @@ func (u *upload) Discard(ctx context.Context) error {
 		all = append(all, piece{key: o.Key})
 	}
 	err := u.remove(ctx, all)
-	if errors.Is(err, fs.ErrPermission) {
+	if stager.IsKept(err) {
 		return u.store.Put(ctx, fmt.Sprintf("%svoid-%d", u.dir, u.round), 0)
 	}
 	return err
