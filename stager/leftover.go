@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -15,6 +16,15 @@ import (
 // not write learns that at once and not behind the largest file. It goes with the parts.
 func (s *Stager) admit(ctx context.Context, m manifest.Model) error {
 	return s.Store.Put(ctx, partsOf(m)+"access", 0, []byte("headstart stages "+m.String()+"\n"))
+}
+
+// withdraw takes back what admit wrote, where the run that failed has stored nothing else.
+func (s *Stager) withdraw(m manifest.Model) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second) // the run's own may be over
+	defer cancel()
+	if err := s.Store.Delete(ctx, partsOf(m)+"access"); err != nil {
+		s.Log.Debug("the trial of access stays", "model", m, "err", err)
+	}
 }
 
 // clear removes what was kept for a restart. Where the bucket does not let go of it (a retention policy, a

@@ -189,6 +189,9 @@ func (s *Stager) copy(ctx context.Context, t *transfer, v survey) (Result, error
 	at := t.meter.counted()
 	r := Result{Fetched: at.Fetched, Copied: at.Copied, Reused: t.reused}
 	if err != nil {
+		if at.Stored == 0 {
+			s.withdraw(t.model)
+		}
 		return r, err
 	}
 	r.Manifest = &manifest.Manifest{Model: t.model, ChunkSize: t.ChunkSize, Files: t.files}
