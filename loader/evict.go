@@ -90,6 +90,9 @@ func (l *Loader) evict() (bool, error) {
 		if err := l.cfg.Cache.Remove(e); err != nil {
 			return false, err
 		}
+		if err := os.RemoveAll(l.frame(m.id)); err != nil {
+			return false, err
+		}
 		l.mu.Lock()
 		m.entry, m.load = nil, nil
 		l.forget(m)

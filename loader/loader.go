@@ -12,10 +12,11 @@
 // opened before they were complete, go on too if somebody keeps the connections of the modelfs for the
 // next process (package keeper); else they end with an error and the next process replaces the mount.
 //
-// Below the cache's directory the loader has two folders of its own:
+// Below the cache's directory the loader has three folders of its own:
 //
 //	leases/<hash of the target>.json    one for each target
 //	mnt/<entry>/                        where an entry's modelfs is mounted
+//	hf/<entry>/                         what is around an entry's files in the layout HF
 package loader
 
 import (

@@ -43,6 +43,7 @@ type LeaseStatus struct {
 	Model  string    `json:"model"`
 	Ref    string    `json:"ref"`
 	Mode   Mode      `json:"mode"`
+	Layout Layout    `json:"layout"`
 	Since  time.Time `json:"since"`
 }
 
@@ -80,7 +81,7 @@ func (l *Loader) Status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, le := range l.byPath {
-		s.Leases = append(s.Leases, LeaseStatus{Target: le.Target, Model: le.Model, Ref: le.Ref, Mode: le.Mode, Since: le.Since})
+		s.Leases = append(s.Leases, LeaseStatus{Target: le.Target, Model: le.Model, Ref: le.Ref, Mode: le.Mode, Layout: le.Layout, Since: le.Since})
 		i := slices.IndexFunc(s.Entries, func(e EntryStatus) bool { return e.Entry == le.Entry })
 		if i >= 0 {
 			s.Entries[i].Leases++

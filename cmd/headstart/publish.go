@@ -23,19 +23,31 @@ func socketFlag(cmd *cobra.Command) *string {
 
 func newPublishCommand(p process) *cobra.Command {
 	var asJSON bool
+	var layout string
 	cmd := &cobra.Command{
 		Use:   "publish MODEL[@REVISION|@sha256:PIN] TARGET",
 		Short: "Make a model visible at a path, at once, also while it loads",
 		Long: `publish asks the node to show a model as the read-only directory TARGET. A model that is not on
 the node yet is loaded; its files are all visible at once and reads wait for their bytes.
-TARGET is made if it does not exist; it must be empty if it does.`,
+TARGET is made if it does not exist; it must be empty if it does.
+
+With --layout hf TARGET is a Hugging Face cache: a server that is told the model's name on the Hub finds
+it there, offline, with HF_HUB_CACHE=TARGET/hub (or HF_HOME=TARGET) and HF_HUB_OFFLINE=1. The path of the
+files in it never changes, also not when the model is complete.`,
 		Example: `  headstart publish google/gemma-3-4b-it /models/gemma
-  headstart publish google/gemma-3-4b-it@sha256:PIN /models/gemma --socket /run/headstart/node.sock --json`,
+  headstart publish google/gemma-3-4b-it@sha256:PIN /models/gemma --socket /run/headstart/node.sock --json
+  headstart publish google/gemma-3-4b-it /models/hf --layout hf
+  HF_HUB_CACHE=/models/hf/hub HF_HUB_OFFLINE=1 vllm serve google/gemma-3-4b-it`,
 		Args: cobra.ExactArgs(2),
 	}
 	socket := socketFlag(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.Flags().StringVar(&layout, "layout", string(loader.Plain), "`NAME` of how TARGET looks: plain (the files) or hf (a Hugging Face cache with the model in it)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		as, err := loader.ParseLayout(layout)
+		if err != nil {
+			return usageError{err}
+		}
 		ref, err := parseReference(args[0])
 		if err != nil {
 			return err
@@ -46,7 +58,7 @@ TARGET is made if it does not exist; it must be empty if it does.`,
 		}
 		node := control.Dial(*socket)
 		defer node.Close()
-		published, err := node.Publish(cmd.Context(), ref, target)
+		published, err := node.PublishAs(cmd.Context(), ref, target, as)
 		if err != nil {
 			return err
 		}
@@ -56,6 +68,9 @@ TARGET is made if it does not exist; it must be empty if it does.`,
 		state := "it is complete"
 		if published.Mode == loader.Stream {
 			state = "it is loading, reads wait for their bytes"
+		}
+		if as == loader.HF {
+			state += "; its readers need HF_HUB_CACHE=" + filepath.Join(target, "hub") + " and HF_HUB_OFFLINE=1"
 		}
 		_, err = fmt.Fprintf(p.Stdout, "%s at %s: %s\n", published.Model, target, state)
 		return err
