@@ -68,11 +68,11 @@ type Loader struct {
 	metrics   *metrics
 
 	mu     sync.Mutex
-	models map[string]*model             // by entry
-	byPath map[string]*lease             // by target
-	shown  map[*modelfs.FS]chan struct{} // mounted or still in use; closed when neither
-	past   modelfs.Stats                 // of those that are neither any more
-	taken  int                           // mounts that were taken over from the last process
+	models map[string]*model     // by entry
+	byPath map[string]*lease     // by target
+	shown  map[*modelfs.FS]shown // mounted or still in use
+	past   modelfs.Stats         // of those that are neither any more
+	taken  int                   // mounts that were taken over from the last process
 }
 
 // New returns a loader. Nothing is published before Run has taken over what an earlier process left.
@@ -81,7 +81,7 @@ func New(cfg Config) *Loader {
 		cfg.Grace = Grace
 	}
 	l := &Loader{cfg: cfg, leases: store{dir: cfg.Cache.Dir()}, recovered: make(chan struct{}), stopped: make(chan struct{}), closed: make(chan struct{}),
-		models: map[string]*model{}, byPath: map[string]*lease{}, shown: map[*modelfs.FS]chan struct{}{}}
+		models: map[string]*model{}, byPath: map[string]*lease{}, shown: map[*modelfs.FS]shown{}}
 	l.metrics = newMetrics(l)
 	return l
 }

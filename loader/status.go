@@ -24,6 +24,8 @@ type Progress struct {
 	Refetch  int     `json:"refetches"`        // attempts that failed and were made again
 	State    string  `json:"state"`            // complete, loading, failed or partial
 	Reason   string  `json:"reason,omitempty"` // what the load waits for, or why it failed
+	// LongestWait is nil where no reader waits.
+	LongestWait *LongestWait `json:"longest_wait,omitempty"`
 }
 
 // EntryStatus is one model of the node.
@@ -96,7 +98,7 @@ func (m *model) progress() Progress {
 	m.loader.mu.Lock()
 	entry, load := m.entry, m.load
 	m.loader.mu.Unlock()
-	p := Progress{Model: m.m.Model.String(), Size: m.m.Size(), State: "partial"}
+	p := Progress{Model: m.m.Model.String(), Size: m.m.Size(), State: "partial", LongestWait: m.longestWait()}
 	if entry != nil {
 		p.Verified = entry.Bytes()
 		if entry.Complete() {

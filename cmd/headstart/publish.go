@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -188,8 +189,29 @@ func newStatusCommand(p process) *cobra.Command {
 	return cmd
 }
 
+// reason says what a load waits for or why it failed, and what the reader that has waited longest waits for.
+func reason(p loader.Progress) string {
+	w := p.LongestWait
+	if w == nil {
+		return p.Reason
+	}
+	said := fmt.Sprintf("%s at %d is waited for since %s: %s", w.File, w.Offset, time.Duration(w.Seconds*float64(time.Second)).Round(100*time.Millisecond), w.Reason)
+	if p.Reason == "" || strings.Contains(said, p.Reason) {
+		return said
+	}
+	return p.Reason + "; " + said
+}
+
+// passthrough says what it means that the kernel reads around the node, or does not.
+func passthrough(s loader.Status) string {
+	if s.Passthrough != "no" {
+		return s.Passthrough
+	}
+	return "no: models that were published while they loaded are read by way of the node, slower, until they are published again (Linux 6.9 or newer, as root in the first user namespace, on a cache that is not an overlay, does better)"
+}
+
 func (p process) status(s loader.Status) error {
-	fmt.Fprintf(p.Stdout, "cache %s, passthrough %s\n", s.Dir, s.Passthrough)
+	fmt.Fprintf(p.Stdout, "cache %s, passthrough %s\n", s.Dir, passthrough(s))
 	w := tabwriter.NewWriter(p.Stdout, 0, 0, 2, ' ', 0)
 	if len(s.Entries) > 0 {
 		fmt.Fprintln(w, "\nMODEL\tSTATE\tVERIFIED\tOF\tRATE\tLEFT\tLEASES\tWAITING\tREASON")
@@ -202,7 +224,7 @@ func (p process) status(s loader.Status) error {
 				left = time.Duration(e.ETA * float64(time.Second)).Round(time.Second).String()
 			}
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", e.Model, e.State, bytesOf(e.Verified), bytesOf(e.Size), speed, left, e.Leases, e.Waiting, e.Reason)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", e.Model, e.State, bytesOf(e.Verified), bytesOf(e.Size), speed, left, e.Leases, e.Waiting, reason(e.Progress))
 	}
 	if len(s.Leases) > 0 {
 		fmt.Fprintln(w, "\nTARGET\tMODEL\tMODE\tSINCE")
