@@ -3,6 +3,7 @@ package modelfs_test
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -10,6 +11,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headstart-serving/headstart/loader/modelfs"
+	"github.com/headstart-serving/headstart/loader/mount/mounttest"
 )
 
 // TestManyWaitingReaders: a thousand reads that wait, each for another chunk, hold up neither each other
@@ -97,5 +101,39 @@ func TestStreamingReads(t *testing.T) {
 	}
 	if s := fsys.Stats(); s.Reads > size>>20+16 { // the first ones are smaller
 		t.Errorf("%d requests for %d MiB", s.Reads, size>>20)
+	}
+}
+
+// TestOldKernel: without passthrough everything works by way of this process, and O_DIRECT stays refused.
+func TestOldKernel(t *testing.T) {
+	f := newFake(t, map[string]int64{"a": 8 * chunk})
+	mounttest.Need(t)
+	dir := t.TempDir()
+	fsys, err := modelfs.MountOld(dir, f, slog.New(slog.NewTextHandler(testLog{t}, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := fsys.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	path := filepath.Join(dir, "a")
+	mounttest.Polled(t, path)
+	fsys.ForgetOpens()
+	early := startReader(t, "map", path)
+	f.awaitWaiting(func(n int) bool { return n > 0 })
+	f.arrive(t, 0)
+	for i, r := range []*reader{early, startReader(t, "map", path), startReader(t, "read", path)} {
+		if out, err := r.result(); err != nil || out != f.m.Files[0].SHA256.String() {
+			t.Errorf("reader %d: %s, %v", i, out, err)
+		}
+	}
+	if fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT, 0); err != unix.EINVAL {
+		unix.Close(fd)
+		t.Errorf("O_DIRECT on a complete file that is served: %v", err)
+	}
+	if s := fsys.Stats(); fsys.Passthrough() || s.PassthroughOpens != 0 || s.ServedOpens != 3 || s.Failed != 0 || s.Reads == 0 {
+		t.Errorf("%v, %+v", fsys.Passthrough(), s)
 	}
 }
