@@ -61,6 +61,7 @@ type Loader struct {
 	cfg       Config
 	leases    store
 	targets   locks         // by target: one publish or unpublish at a time
+	room      sync.Mutex    // held by who evicts; a model's token is taken before it
 	recovered chan struct{} // closed when Run has taken over the earlier process's leases
 	stopped   chan struct{} // closed when Run ends
 	closed    chan struct{} // closed when all mounts are closed, or cannot be
