@@ -234,14 +234,14 @@ func TestTwoCommits(t *testing.T) {
 	old := model(t, "google/gemma")
 	other := atCommit(t, model(t, "google/newer"), "google/gemma", strings.Repeat("1f", 20))
 	b := newBucket(old, other)
-	b.Objects[manifest.RefKey("google/gemma", "main")] = []byte(fetchtest.Commit)
+	b.Objects[manifest.RefKey("google/gemma", "v2")] = []byte(other.Manifest.Model.Commit)
 	n := startNode(t, t.TempDir(), b)
 	first, second, third := target(t), target(t), target(t)
 	publish(t, n, old, first)
-	b.Objects[manifest.RefKey("google/gemma", "main")] = []byte(other.Manifest.Model.Commit) // it moves on
-	if p := publish(t, n, other, second); p.Model != other.Manifest.Model.String() {
-		t.Errorf("%+v", p)
+	if p, err := n.Publish(t.Context(), manifest.Reference{Repo: "google/gemma", Revision: "v2"}, second); err != nil || p.Model != other.Manifest.Model.String() {
+		t.Errorf("%+v, %v", p, err)
 	}
+	mounttest.Polled(t, filepath.Join(second, "config.json"))
 	b.release()
 	check(t, first, old)
 	check(t, second, other)
