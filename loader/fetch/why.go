@@ -6,11 +6,12 @@ import "fmt"
 // there yet: what becomes of the first chunk that is missing.
 func (l *Load) Why(file int, off, n int64) string {
 	e := l.engine
-	chunk, last := int(off/l.m.ChunkSize), int((min(off+n, l.m.Files[file].Size)-1)/l.m.ChunkSize)
-	for chunk <= last && l.entry.Have(file, chunk) {
+	end := min(off+n, l.m.Files[file].Size)
+	chunk, last := int(off/l.m.ChunkSize), int((end-1)/l.m.ChunkSize)
+	for off < end && chunk <= last && l.entry.Have(file, chunk) {
 		chunk++
 	}
-	if chunk > last {
+	if off >= end || chunk > last {
 		return "its bytes are there"
 	}
 	i := l.first[file] + chunk
