@@ -153,3 +153,39 @@ func TestHFEvicted(t *testing.T) {
 		t.Errorf("left by an earlier process: %q", got)
 	}
 }
+
+// TestHFWorkerKilled: readers of a Hugging Face cache do not see that the node's worker is replaced, and
+// its mounts stay the ones they were.
+func TestHFWorkerKilled(t *testing.T) {
+	mounttest.Need(t)
+	dir, at := t.TempDir(), target(t)
+	m := model(t, "google/gemma")
+	writeBucket(t, dir, m)
+	hold(t, dir, "after 3")
+	k := startKept(t, dir)
+	if _, err := k.PublishAs(t.Context(), m.Ref(), at, loader.HF); err != nil {
+		t.Fatal(err)
+	}
+	r := startReading(t, readers[0], filepath.Join(at, snapshot), dir, m)
+	k.await(t, func(s loader.Status) bool { return waiting(s) > 0 })
+	before := mounts(t, at)
+	hold(t, dir, "")
+	k.killWorker(t)
+	k.next(t)
+	if err := k.Wait(t.Context(), m.Ref(), nil); err != nil {
+		t.Error(err)
+	}
+	r.check(t, readers[0])
+	if _, err := k.PublishAs(t.Context(), m.Ref(), at, loader.HF); err != nil {
+		t.Error(err)
+	}
+	if after := mounts(t, at); len(after) != 2 || !slices.Equal(before, after) {
+		t.Errorf("mounted %+v, before %+v", after, before)
+	}
+	if err := k.Unpublish(t.Context(), at); err != nil {
+		t.Error(err)
+	}
+	if m := mounts(t, filepath.Join(dir, "cache"), at); len(m) > 0 {
+		t.Errorf("left: %+v", m)
+	}
+}
