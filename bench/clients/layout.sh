@@ -3,15 +3,20 @@
 # huggingface_hub and transformers use it by its name, offline: one line a check, exit status 1 when one
 # failed. Needs root and /dev/fuse; what it mounts is in a mount namespace of its own. HEADSTART names a
 # binary that is built already.
+#
+#   bench/clients/layout.sh [PYTHON]
+#
+# PYTHON is one that has transformers and torch, such as bench/vllm/install.sh makes: it loads the weights
+# too, while they arrive.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ "$(id -u)" != 0 ] || ! [ -e /dev/fuse ]; then
   echo "layout.sh: not run: it needs root and /dev/fuse" >&2
   exit 0
 fi
-[ "${1:-}" = inside ] || exec unshare --mount --propagation private "$0" inside
+[ "${LAYOUT_INSIDE:-}" ] || LAYOUT_INSIDE=1 exec unshare --mount --propagation private "$0" "$@"
 
-bin=$("$here/venv.sh")
+python=${1:-$("$here/venv.sh")/python}
 work=$(mktemp -d)
 pids=()
 cleanup() {
@@ -42,8 +47,10 @@ export HF_ENDPOINT=$url HEADSTART_BUCKET=gs://models
 serve bucket bucket --dir "$work/buckets" --create models
 STORAGE_EMULATOR_HOST=$url "$program" stage "$repo" >"$work/stage.log" 2>&1 || { cat "$work/stage.log" >&2; exit 1; }
 kill "${pids[-1]}" && wait "${pids[-1]}" || true
-# The load takes longer than the client.
-serve bucket bucket --dir "$work/buckets" --rate 40000000
+# The load takes longer than the client, or than its imports where it loads the weights.
+rate=40000000
+[ -z "${1:-}" ] || rate=12000000
+serve bucket bucket --dir "$work/buckets" --rate "$rate"
 export STORAGE_EMULATOR_HOST=$url
 
 socket=$work/node.sock
@@ -59,14 +66,14 @@ publish() {
   local target=$work/target-$1 said model
   said=$("$program" publish "$repo" "$target" --layout hf --socket "$socket" --json)
   [[ $said == *"\"mode\":\"$2\""* ]] || { echo "FAIL $1: shown as $said, want $2"; status=1; return; }
-  model=$("$bin/python" -c 'import json, sys; print(json.loads(sys.argv[1])["model"])' "$said")
-  "$bin/python" "$here/layout_client.py" "$target" "$repo" "${model#*@}" "$1" || status=1
+  model=$("$python" -c 'import json, sys; print(json.loads(sys.argv[1])["model"])' "$said")
+  "$python" "$here/layout_client.py" "$target" "$repo" "${model#*@}" "$1" || status=1
   snapshot=$target/hub/models--${repo/\//--}/snapshots/${model#*@}
 }
 
 status=0
 publish loading stream
-[[ $("$program" status --socket "$socket" --json) == *'"state":"loading"'* ]] || { echo "FAIL loading: the load was over before the client was"; status=1; }
+[ "${1:-}" ] || [[ $("$program" status --socket "$socket" --json) == *'"state":"loading"'* ]] || { echo "FAIL loading: the load was over before the client was"; status=1; }
 "$program" wait "$repo" --socket "$socket" >"$work/wait.log" 2>&1 || { cat "$work/wait.log" >&2; exit 1; }
 "$program" verify "$repo" "$snapshot" >"$work/verify.log" 2>&1 && echo "ok   loading: every byte of the snapshot verified" || { cat "$work/verify.log" >&2; status=1; }
 publish complete bind

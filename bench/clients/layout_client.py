@@ -2,9 +2,11 @@
 
 usage: layout_client.py TARGET REPO COMMIT LABEL
 
-TARGET is what `headstart publish REPO TARGET --layout hf` made. Exit status 1 when a check failed.
+TARGET is what `headstart publish REPO TARGET --layout hf` made. With torch it loads the weights too. Exit
+status 1 when a check failed.
 """
 
+import importlib.util
 import os
 import sys
 import traceback
@@ -51,13 +53,28 @@ def reads_the_tokenizer():
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
+def loads_the_weights_and_generates():
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(REPO)
+    model = AutoModelForCausalLM.from_pretrained(REPO, dtype="auto")
+    inputs = tokenizer("The weights are", return_tensors="pt")
+    with torch.inference_mode():
+        out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    assert out.shape[1] > inputs["input_ids"].shape[1]
+
+
 def scans_the_cache():
     info = hf.scan_cache_dir()
     assert [(r.repo_id, [(v.commit_hash, set(v.refs)) for v in r.revisions]) for r in info.repos] == [(REPO, [(COMMIT, {"main"})])], info
 
 
+checks = [finds_the_snapshot, finds_a_file, says_what_is_missing, reads_the_config, reads_the_tokenizer, scans_the_cache]
+if importlib.util.find_spec("torch"):
+    checks.append(loads_the_weights_and_generates)
 status = 0
-for check in (finds_the_snapshot, finds_a_file, says_what_is_missing, reads_the_config, reads_the_tokenizer, scans_the_cache):
+for check in checks:
     try:
         check()
         print(f"ok   {LABEL}, {'='.join(*how.items())}: {check.__name__.replace('_', ' ')}")
