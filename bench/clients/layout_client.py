@@ -2,8 +2,8 @@
 
 usage: layout_client.py TARGET REPO COMMIT LABEL
 
-TARGET is what `headstart publish REPO TARGET --layout hf` made. With torch it loads the weights too. Exit
-status 1 when a check failed.
+TARGET is what `headstart publish REPO TARGET --layout hf` made. With torch it loads the weights too; with
+vLLM it asks where --model REPO leads. Exit status 1 when a check failed.
 """
 
 import importlib.util
@@ -65,6 +65,12 @@ def loads_the_weights_and_generates():
     assert out.shape[1] > inputs["input_ids"].shape[1]
 
 
+def is_the_model_of_vllm():
+    from vllm.engine.arg_utils import EngineArgs
+
+    assert EngineArgs(model=REPO).model == str(SNAPSHOT)
+
+
 def scans_the_cache():
     info = hf.scan_cache_dir()
     assert [(r.repo_id, [(v.commit_hash, set(v.refs)) for v in r.revisions]) for r in info.repos] == [(REPO, [(COMMIT, {"main"})])], info
@@ -73,6 +79,8 @@ def scans_the_cache():
 checks = [finds_the_snapshot, finds_a_file, says_what_is_missing, reads_the_config, reads_the_tokenizer, scans_the_cache]
 if importlib.util.find_spec("torch"):
     checks.append(loads_the_weights_and_generates)
+if importlib.util.find_spec("vllm"):
+    checks.append(is_the_model_of_vllm)
 status = 0
 for check in checks:
     try:
