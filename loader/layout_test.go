@@ -189,3 +189,22 @@ func TestHFWorkerKilled(t *testing.T) {
 		t.Errorf("left: %+v", m)
 	}
 }
+
+// TestCacheBehindALink: the cache's path may have symbolic links in it.
+func TestCacheBehindALink(t *testing.T) {
+	m := model(t, "google/gemma")
+	b := newBucket(m)
+	link, plain, hf := filepath.Join(t.TempDir(), "link"), target(t), target(t)
+	if err := os.Symlink(t.TempDir(), link); err != nil {
+		t.Fatal(err)
+	}
+	n := startNode(t, link, b)
+	publish(t, n, m, plain)
+	publishHF(t, n, m.Ref(), hf)
+	b.release()
+	check(t, plain, m)
+	check(t, filepath.Join(hf, snapshot), m)
+	unpublish(t, n, plain)
+	unpublish(t, n, hf)
+	nothingLeft(t, n)
+}
