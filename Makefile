@@ -42,6 +42,7 @@ test-vllm: build ## What needs torch: transformers, Run:ai's streamer, a real vL
 	HEADSTART_PYTHON=$(CACHE)/vllm/bin/python $(GO) test -count=1 ./stager/hub/gemma
 	@HEADSTART=$(BIN) bench/clients/transformers.sh $(CACHE)/vllm/bin/python
 	@HEADSTART=$(BIN) bench/clients/bucket.sh $(CACHE)/vllm/bin/python
+	@HEADSTART=$(BIN) bench/clients/layout.sh $(CACHE)/vllm/bin/python
 	@$(MAKE) --no-print-directory demo-vllm
 
 test-kube: ## deploy/stage on a Kubernetes that you have: KUBECONFIG, HOST and LOAD as deploy/e2e/stage.sh says

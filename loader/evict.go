@@ -20,6 +20,12 @@ import (
 // nobody leases go, the one that was leased least recently first; none goes where all of them would
 // not make enough. The caller has m's token.
 func (l *Loader) makeEntry(m *model) (*cache.Entry, error) {
+	if e, err := l.cfg.Cache.Entry(m.m, m.raw); !errors.Is(err, syscall.ENOSPC) {
+		return e, err
+	}
+	// One at a time: what one is removing the others would count neither as room nor as what could go.
+	l.room.Lock()
+	defer l.room.Unlock()
 	for {
 		e, err := l.cfg.Cache.Entry(m.m, m.raw)
 		if !errors.Is(err, syscall.ENOSPC) {
@@ -90,6 +96,9 @@ func (l *Loader) evict() (bool, error) {
 		if err := l.cfg.Cache.Remove(e); err != nil {
 			return false, err
 		}
+		if err := os.RemoveAll(l.frame(m.id)); err != nil {
+			return false, err
+		}
 		l.mu.Lock()
 		m.entry, m.load = nil, nil
 		l.forget(m)
@@ -124,19 +133,23 @@ func (l *Loader) idle() []*cache.Entry {
 // claim takes the token of e's model if nobody wants it, and returns its load. Who comes now waits
 // for the token, and finds that there is no entry.
 func (l *Loader) claim(e *cache.Entry) (*model, *fetch.Load) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	m := l.model(e.Manifest(), e.Raw())
-	if m.wanted() {
-		return nil, nil
+	for {
+		l.mu.Lock()
+		m := l.model(e.Manifest(), e.Raw())
+		if m.wanted() {
+			l.mu.Unlock()
+			return nil, nil
+		}
+		select {
+		case m.making <- struct{}{}:
+			defer l.mu.Unlock()
+			l.keep(m)
+			return m, m.load
+		default: // its last user is leaving, or the end of its grace has come; or somebody comes and wants it
+			l.mu.Unlock()
+			time.Sleep(time.Millisecond)
+		}
 	}
-	select {
-	case m.making <- struct{}{}:
-	default:
-		return nil, nil
-	}
-	l.keep(m)
-	return m, m.load
 }
 
 // leased returns the bytes of the entries that are wanted.

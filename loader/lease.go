@@ -31,6 +31,7 @@ type lease struct {
 	Model   string    `json:"model"` // repo@commit
 	Entry   string    `json:"entry"`
 	Mode    Mode      `json:"mode"`
+	Layout  Layout    `json:"layout"`  // missing in leases of before there was another than Plain
 	Created bool      `json:"created"` // the target's folder was made for it
 	Since   time.Time `json:"since"`
 
@@ -142,6 +143,9 @@ func read(path string) (*lease, error) {
 		return nil, err
 	}
 	if err := mount.CheckTarget(le.Target); err != nil {
+		return nil, err
+	}
+	if le.Layout, err = ParseLayout(string(le.Layout)); err != nil {
 		return nil, err
 	}
 	if filepath.Base(path) != name(le.Target) {

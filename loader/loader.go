@@ -12,10 +12,11 @@
 // opened before they were complete, go on too if somebody keeps the connections of the modelfs for the
 // next process (package keeper); else they end with an error and the next process replaces the mount.
 //
-// Below the cache's directory the loader has two folders of its own:
+// Below the cache's directory the loader has three folders of its own:
 //
 //	leases/<hash of the target>.json    one for each target
 //	mnt/<entry>/                        where an entry's modelfs is mounted
+//	hf/<entry>/                         what is around an entry's files in the layout HF
 package loader
 
 import (
@@ -60,6 +61,7 @@ type Loader struct {
 	cfg       Config
 	leases    store
 	targets   locks         // by target: one publish or unpublish at a time
+	room      sync.Mutex    // held by who evicts; a model's token is taken before it
 	recovered chan struct{} // closed when Run has taken over the earlier process's leases
 	stopped   chan struct{} // closed when Run ends
 	closed    chan struct{} // closed when all mounts are closed, or cannot be
@@ -67,11 +69,11 @@ type Loader struct {
 	metrics   *metrics
 
 	mu     sync.Mutex
-	models map[string]*model             // by entry
-	byPath map[string]*lease             // by target
-	shown  map[*modelfs.FS]chan struct{} // mounted or still in use; closed when neither
-	past   modelfs.Stats                 // of those that are neither any more
-	taken  int                           // mounts that were taken over from the last process
+	models map[string]*model     // by entry
+	byPath map[string]*lease     // by target
+	shown  map[*modelfs.FS]shown // mounted or still in use
+	past   modelfs.Stats         // of those that are neither any more
+	taken  int                   // mounts that were taken over from the last process
 }
 
 // New returns a loader. Nothing is published before Run has taken over what an earlier process left.
@@ -80,7 +82,7 @@ func New(cfg Config) *Loader {
 		cfg.Grace = Grace
 	}
 	l := &Loader{cfg: cfg, leases: store{dir: cfg.Cache.Dir()}, recovered: make(chan struct{}), stopped: make(chan struct{}), closed: make(chan struct{}),
-		models: map[string]*model{}, byPath: map[string]*lease{}, shown: map[*modelfs.FS]chan struct{}{}}
+		models: map[string]*model{}, byPath: map[string]*lease{}, shown: map[*modelfs.FS]shown{}}
 	l.metrics = newMetrics(l)
 	return l
 }

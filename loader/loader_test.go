@@ -388,43 +388,6 @@ func TestUnpublishWhileReading(t *testing.T) {
 	nothingLeft(t, n)
 }
 
-// TestNothingLeaks publishes and unpublishes often, while loading and when complete.
-func TestNothingLeaks(t *testing.T) {
-	m := model(t, "google/gemma")
-	b := newBucket(m)
-	n := startNode(t, t.TempDir(), b)
-	at := target(t)
-	once := func() {
-		publish(t, n, m, at)
-		unpublish(t, n, at)
-	}
-	count := func() string {
-		return fmt.Sprintf("%d descriptors, %d mounts", len(files(t, "/proc/self/fd")), len(mounts(t, "/")))
-	}
-	for _, mode := range []string{"streaming", "complete"} {
-		for range 3 {
-			once()
-		}
-		settle(n)
-		before, goroutines := count(), runtime.NumGoroutine()
-		for range 100 {
-			once()
-		}
-		settle(n)
-		if after := count(); after != before {
-			t.Errorf("%s: %s, before %s", mode, after, before)
-		}
-		if now := runtime.NumGoroutine(); now > goroutines+5 { // the FUSE library's readers come and go
-			t.Errorf("%s: %d goroutines, before %d", mode, now, goroutines)
-		}
-		if mode == "streaming" {
-			b.release()
-			wait(t, n, m)
-		}
-	}
-	nothingLeft(t, n)
-}
-
 // settle returns when the last modelfs has gone.
 func settle(n *node) {
 	for n.Serving() > 0 {

@@ -26,7 +26,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for name, run := range map[string]func(string) error{"LOADER_TEST_READER": runReader, "LOADER_TEST_NODE": runNode, "LOADER_TEST_KEEPER": runKeeper} {
+	for name, run := range map[string]func(string) error{"LOADER_TEST_READER": runReader, "LOADER_TEST_NODE": runNode, "LOADER_TEST_KEEPER": runKeeper, "LOADER_TEST_EACH": runEach} {
 		if value := os.Getenv(name); value != "" {
 			if err := run(value); err != nil {
 				slog.Error(err.Error())

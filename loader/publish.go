@@ -22,24 +22,30 @@ type Published struct {
 	Model    string `json:"model"` // repo@commit
 	Sum      string `json:"sum"`   // of the manifest, for a pin
 	Mode     Mode   `json:"mode"`
+	Layout   Layout `json:"layout"`
 	Size     int64  `json:"bytes"`
 	Verified int64  `json:"verified_bytes"` // how much of it this node has
 }
 
-// Publish shows a model at target and leases it. It returns when the files are visible, not when
+// Publish is PublishAs in the layout Plain.
+func (l *Loader) Publish(ctx context.Context, ref manifest.Reference, target string) (Published, error) {
+	return l.PublishAs(ctx, ref, target, Plain)
+}
+
+// PublishAs shows a model at target and leases it. It returns when the files are visible, not when
 // they are there: reads wait for their bytes. Publishing the same model there again is no change,
 // but replaces a mount whose process has died.
 //
 // Target is absolute, and missing or an empty folder. The error wraps fs.ErrExist where target is
 // in use, fs.ErrNotExist where the model is not staged, ENOSPC where the cache has no room.
-func (l *Loader) Publish(ctx context.Context, ref manifest.Reference, target string) (Published, error) {
+func (l *Loader) PublishAs(ctx context.Context, ref manifest.Reference, target string, layout Layout) (Published, error) {
 	begin := time.Now()
-	p, err := l.publish(ctx, ref, target)
+	p, err := l.publish(ctx, ref, target, layout)
 	l.metrics.published(p.Mode, err, time.Since(begin))
 	if err != nil {
 		return Published{}, fmt.Errorf("publishing %s: %w", ref, remedy(err))
 	}
-	l.cfg.Log.Info("published", "model", p.Model, "target", target, "mode", p.Mode, "bytes", p.Size, "verified_bytes", p.Verified, "elapsed", time.Since(begin))
+	l.cfg.Log.Info("published", "model", p.Model, "target", target, "mode", p.Mode, "layout", p.Layout, "bytes", p.Size, "verified_bytes", p.Verified, "elapsed", time.Since(begin))
 	return p, nil
 }
 
@@ -51,7 +57,7 @@ func remedy(err error) error {
 	return err
 }
 
-func (l *Loader) publish(ctx context.Context, ref manifest.Reference, target string) (Published, error) {
+func (l *Loader) publish(ctx context.Context, ref manifest.Reference, target string, layout Layout) (Published, error) {
 	if err := mount.CheckTarget(target); err != nil {
 		return Published{}, err
 	}
@@ -70,6 +76,9 @@ func (l *Loader) publish(ctx context.Context, ref manifest.Reference, target str
 	}
 	defer unlock()
 	le := l.lease(target)
+	if le != nil && le.Layout != layout {
+		return Published{}, fetch.Fail(fs.ErrExist, "target %s shows %s in the layout %s: unpublish it first", target, le.Model, le.Layout)
+	}
 	if le != nil && le.Ref == ref.String() {
 		return l.again(ctx, le)
 	}
@@ -85,7 +94,7 @@ func (l *Loader) publish(ctx context.Context, ref manifest.Reference, target str
 	if le != nil {
 		return Published{}, fetch.Fail(fs.ErrExist, "target %s shows %s: unpublish it first", target, le.Model)
 	}
-	return l.first(ctx, m, ref, target)
+	return l.first(ctx, m, ref, target, layout)
 }
 
 // lease returns the lease of a target, or nil.
@@ -96,8 +105,8 @@ func (l *Loader) lease(target string) *lease {
 }
 
 // first publishes at a target that has no lease. What it has made when it fails is taken back.
-func (l *Loader) first(ctx context.Context, m *model, ref manifest.Reference, target string) (_ Published, err error) {
-	le := &lease{Target: target, Ref: ref.String(), Model: m.m.Model.String(), Entry: m.id, Since: time.Now().UTC().Truncate(time.Second), model: m}
+func (l *Loader) first(ctx context.Context, m *model, ref manifest.Reference, target string, layout Layout) (_ Published, err error) {
+	le := &lease{Target: target, Ref: ref.String(), Model: m.m.Model.String(), Entry: m.id, Layout: layout, Since: time.Now().UTC().Truncate(time.Second), model: m}
 	if _, err := l.clear(target); err != nil {
 		return Published{}, err
 	}
@@ -124,7 +133,7 @@ func (l *Loader) first(ctx context.Context, m *model, ref manifest.Reference, ta
 
 // published describes what a lease shows.
 func (m *model) published(le *lease) Published {
-	return Published{Target: le.Target, Model: le.Model, Sum: m.entry.Sum().String(), Mode: le.Mode, Size: m.m.Size(), Verified: m.entry.Bytes()}
+	return Published{Target: le.Target, Model: le.Model, Sum: m.entry.Sum().String(), Mode: le.Mode, Layout: le.Layout, Size: m.m.Size(), Verified: m.entry.Bytes()}
 }
 
 // again makes sure that a target shows what its lease says.
@@ -137,7 +146,7 @@ func (l *Loader) again(ctx context.Context, le *lease) (Published, error) {
 	if err := m.readyLocked(); err != nil {
 		return Published{}, err
 	}
-	switch state, err := m.look(le.Target); {
+	switch state, err := m.look(le); {
 	case err != nil:
 		return Published{}, err
 	case state == intact:
@@ -160,7 +169,7 @@ func (l *Loader) attach(le *lease) error {
 		err = l.leases.save(le)
 	}
 	if err == nil {
-		if err = mount.Bind(source, le.Target); err != nil {
+		if err = le.bind(source); err != nil {
 			err = errors.Join(err, l.leases.remove(le.Target))
 		}
 	}
@@ -208,7 +217,7 @@ func (l *Loader) reattach(old *lease) (*lease, error) {
 		err = l.leases.save(&le)
 	}
 	if err == nil {
-		err = mount.Bind(source, le.Target)
+		err = le.bind(source)
 	}
 	l.mu.Lock()
 	l.byPath[le.Target] = &le

@@ -26,6 +26,9 @@ func (l *Loader) recover(ctx context.Context) error {
 	if err := l.sweep(taken); err != nil {
 		return err
 	}
+	if err := l.sweepFrames(entries); err != nil {
+		return err
+	}
 	leases, err := l.leases.all(func(file string, err error) {
 		l.cfg.Log.Warn("a file that is not a lease is removed", "file", file, "err", err)
 	})
@@ -77,7 +80,7 @@ func (l *Loader) adopt(ctx context.Context, le *lease, e *cache.Entry) error {
 	if err := m.ready(ctx); err != nil {
 		return err
 	}
-	state, err := m.look(le.Target)
+	state, err := m.look(le)
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,12 @@ func (m *model) serving() (string, error) {
 	return dir, nil
 }
 
+// shown is what a modelfs shows.
+type shown struct {
+	model   *model
+	retired chan struct{} // closed when it is neither mounted nor in use
+}
+
 // show notes that m is shown by f, unless the loader has stopped, and whether later mounts are to show f.
 func (l *Loader) show(m *model, f *modelfs.FS, later bool) bool {
 	l.mu.Lock()
@@ -46,7 +52,7 @@ func (l *Loader) show(m *model, f *modelfs.FS, later bool) bool {
 		m.fs = f
 	}
 	m.open++
-	l.shown[f] = make(chan struct{})
+	l.shown[f] = shown{m, make(chan struct{})}
 	l.work.Go(func() { l.retire(m, f) })
 	return true
 }
@@ -60,7 +66,7 @@ func (l *Loader) retire(m *model, f *modelfs.FS) {
 	s := f.Stats()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	close(l.shown[f])
+	close(l.shown[f].retired)
 	delete(l.shown, f)
 	m.open--
 	l.left(m)
@@ -80,7 +86,7 @@ func (m *model) hide() error {
 		return nil
 	}
 	m.fs = nil
-	retired := m.loader.shown[f]
+	retired := m.loader.shown[f].retired
 	m.loader.mu.Unlock()
 	if err := f.Unmount(); err != nil {
 		return err
@@ -123,7 +129,7 @@ func (v *view) Wait(ctx context.Context, file int, off, n int64) error {
 		case load == nil && v.have(file, off, n):
 			return nil // the last chunk came, and the load with it to its end, since the look above
 		case load == nil:
-			return errors.New("nobody has a lease on the model any more")
+			return errors.New(errNobody)
 		case load == last:
 			return err
 		}

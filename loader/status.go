@@ -24,6 +24,8 @@ type Progress struct {
 	Refetch  int     `json:"refetches"`        // attempts that failed and were made again
 	State    string  `json:"state"`            // complete, loading, failed or partial
 	Reason   string  `json:"reason,omitempty"` // what the load waits for, or why it failed
+	// LongestWait is nil where no reader waits.
+	LongestWait *LongestWait `json:"longest_wait,omitempty"`
 }
 
 // EntryStatus is one model of the node.
@@ -43,6 +45,7 @@ type LeaseStatus struct {
 	Model  string    `json:"model"`
 	Ref    string    `json:"ref"`
 	Mode   Mode      `json:"mode"`
+	Layout Layout    `json:"layout"`
 	Since  time.Time `json:"since"`
 }
 
@@ -80,7 +83,7 @@ func (l *Loader) Status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, le := range l.byPath {
-		s.Leases = append(s.Leases, LeaseStatus{Target: le.Target, Model: le.Model, Ref: le.Ref, Mode: le.Mode, Since: le.Since})
+		s.Leases = append(s.Leases, LeaseStatus{Target: le.Target, Model: le.Model, Ref: le.Ref, Mode: le.Mode, Layout: le.Layout, Since: le.Since})
 		i := slices.IndexFunc(s.Entries, func(e EntryStatus) bool { return e.Entry == le.Entry })
 		if i >= 0 {
 			s.Entries[i].Leases++
@@ -95,7 +98,7 @@ func (m *model) progress() Progress {
 	m.loader.mu.Lock()
 	entry, load := m.entry, m.load
 	m.loader.mu.Unlock()
-	p := Progress{Model: m.m.Model.String(), Size: m.m.Size(), State: "partial"}
+	p := Progress{Model: m.m.Model.String(), Size: m.m.Size(), State: "partial", LongestWait: m.longestWait()}
 	if entry != nil {
 		p.Verified = entry.Bytes()
 		if entry.Complete() {

@@ -18,9 +18,28 @@ const (
 	foreign              // somebody else's mount
 )
 
-// look says what is at a target that is leased to m. A mount that this process serves is told by its
+// look says what is at the target of a lease. What has no files inside is as good as dead.
+func (m *model) look(le *lease) (state, error) {
+	if le.files() == le.Target {
+		return m.lookAt(le.Target)
+	}
+	p, err := mount.At(le.Target)
+	switch {
+	case err != nil || p == nil:
+		return missing, err
+	case modelfs.Ours(p) || !same(m.loader.frame(m.id), le.Target):
+		return foreign, nil
+	}
+	state, err := m.lookAt(le.files())
+	if state == missing {
+		state = dead
+	}
+	return state, err
+}
+
+// lookAt says what is at a path at which m's files are to be. A mount that this process serves is told by its
 // number: it must not be touched, see [modelfs].
-func (m *model) look(target string) (state, error) {
+func (m *model) lookAt(target string) (state, error) {
 	p, err := mount.At(target)
 	switch {
 	case err != nil:
@@ -87,7 +106,7 @@ func (l *Loader) mine(p *mount.Point) (bool, error) {
 	if modelfs.Ours(p) {
 		return l.shows(p) || p.Dead(), nil
 	}
-	for _, dir := range []string{"entries", "aside"} {
+	for _, dir := range []string{"entries", "aside", "hf"} {
 		if mine, err := p.Shows(filepath.Join(l.cfg.Cache.Dir(), dir)); err != nil || mine {
 			return mine, err
 		}

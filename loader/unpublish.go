@@ -41,7 +41,7 @@ func (l *Loader) unpublish(ctx context.Context, target string) error {
 		return err
 	}
 	defer le.model.unlock()
-	state, err := le.model.look(target)
+	state, err := le.model.look(le)
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every foreign client against the embedded Hub and the embedded bucket. The first run installs
+# Runs every foreign client against the embedded Hub, the embedded bucket and a node. The first run installs
 # them; as root on Debian also the system packages that are missing.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -19,5 +19,6 @@ fi
 
 status=0
 "$here/hub.sh" || status=1
+"$here/layout.sh" || status=1
 "$here/bucket.sh" "$@" || status=1
 exit $status

@@ -18,6 +18,7 @@ func newBucketCommand(p process) *cobra.Command {
 	var create []string
 	var omitMD5, discard bool
 	var policy bucket.Policy
+	var rate int64
 	cmd := &cobra.Command{
 		Use:   "bucket",
 		Short: "Serve Cloud Storage's protocol from a directory, for any client",
@@ -47,7 +48,7 @@ A bucket keeps the policies that it was given, by the flags below or by a client
 					return err
 				}
 			}
-			return p.announce(cmd.Context(), addr, s)
+			return p.announce(cmd.Context(), addr, bucket.Shape{Total: rate}.Handler(s))
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", "", "`FOLDER` that holds the buckets")
@@ -55,6 +56,7 @@ A bucket keeps the policies that it was given, by the flags below or by a client
 	cmd.Flags().BoolVar(&omitMD5, "omit-md5", false, "no MD5 of objects whose upload declared none: it costs 1.5 CPU-seconds a gigabyte here")
 	cmd.Flags().BoolVar(&discard, "discard", false, "sum the bytes of objects over 1 MiB and drop them: for sending models that are larger than the disk")
 	cmd.Flags().StringVar(&addr, "listen", "127.0.0.1:0", "`HOST:PORT` to listen on; port 0 takes a free one")
+	cmd.Flags().Int64Var(&rate, "rate", 0, "`BYTES` a second at most, of all requests and answers together; 0 for no limit")
 	cmd.Flags().DurationVar(&policy.Retention, "retention", 0, "retention policy of the buckets of --create: objects that are younger stay; 0: none")
 	cmd.Flags().BoolVar(&policy.DefaultHold, "hold", false, "put an event-based hold on new objects of the buckets of --create")
 	cmd.Flags().BoolVar(&policy.Versioning, "versioning", false, "keep what is overwritten or deleted in the buckets of --create")

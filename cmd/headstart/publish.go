@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -23,19 +24,31 @@ func socketFlag(cmd *cobra.Command) *string {
 
 func newPublishCommand(p process) *cobra.Command {
 	var asJSON bool
+	var layout string
 	cmd := &cobra.Command{
 		Use:   "publish MODEL[@REVISION|@sha256:PIN] TARGET",
 		Short: "Make a model visible at a path, at once, also while it loads",
 		Long: `publish asks the node to show a model as the read-only directory TARGET. A model that is not on
 the node yet is loaded; its files are all visible at once and reads wait for their bytes.
-TARGET is made if it does not exist; it must be empty if it does.`,
+TARGET is made if it does not exist; it must be empty if it does.
+
+With --layout hf TARGET is a Hugging Face cache: a server that is told the model's name on the Hub finds
+it there, offline, with HF_HUB_CACHE=TARGET/hub (or HF_HOME=TARGET) and HF_HUB_OFFLINE=1. The path of the
+files in it never changes, also not when the model is complete.`,
 		Example: `  headstart publish google/gemma-3-4b-it /models/gemma
-  headstart publish google/gemma-3-4b-it@sha256:PIN /models/gemma --socket /run/headstart/node.sock --json`,
+  headstart publish google/gemma-3-4b-it@sha256:PIN /models/gemma --socket /run/headstart/node.sock --json
+  headstart publish google/gemma-3-4b-it /models/hf --layout hf
+  HF_HUB_CACHE=/models/hf/hub HF_HUB_OFFLINE=1 vllm serve google/gemma-3-4b-it`,
 		Args: cobra.ExactArgs(2),
 	}
 	socket := socketFlag(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.Flags().StringVar(&layout, "layout", string(loader.Plain), "`NAME` of how TARGET looks: plain (the files) or hf (a Hugging Face cache with the model in it)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		as, err := loader.ParseLayout(layout)
+		if err != nil {
+			return usageError{err}
+		}
 		ref, err := parseReference(args[0])
 		if err != nil {
 			return err
@@ -46,7 +59,7 @@ TARGET is made if it does not exist; it must be empty if it does.`,
 		}
 		node := control.Dial(*socket)
 		defer node.Close()
-		published, err := node.Publish(cmd.Context(), ref, target)
+		published, err := node.PublishAs(cmd.Context(), ref, target, as)
 		if err != nil {
 			return err
 		}
@@ -56,6 +69,9 @@ TARGET is made if it does not exist; it must be empty if it does.`,
 		state := "it is complete"
 		if published.Mode == loader.Stream {
 			state = "it is loading, reads wait for their bytes"
+		}
+		if as == loader.HF {
+			state += "; its readers need HF_HUB_CACHE=" + filepath.Join(target, "hub") + " and HF_HUB_OFFLINE=1"
 		}
 		_, err = fmt.Fprintf(p.Stdout, "%s at %s: %s\n", published.Model, target, state)
 		return err
@@ -173,8 +189,29 @@ func newStatusCommand(p process) *cobra.Command {
 	return cmd
 }
 
+// reason says what a load waits for or why it failed, and what the reader that has waited longest waits for.
+func reason(p loader.Progress) string {
+	w := p.LongestWait
+	if w == nil {
+		return p.Reason
+	}
+	said := fmt.Sprintf("%s at %d is waited for since %s: %s", w.File, w.Offset, time.Duration(w.Seconds*float64(time.Second)).Round(100*time.Millisecond), w.Reason)
+	if p.Reason == "" || strings.Contains(said, p.Reason) {
+		return said
+	}
+	return p.Reason + "; " + said
+}
+
+// passthrough says what it means that the kernel reads around the node, or does not.
+func passthrough(s loader.Status) string {
+	if s.Passthrough != "no" {
+		return s.Passthrough
+	}
+	return "no: models that were published while they loaded are read by way of the node, slower, until they are published again (Linux 6.9 or newer, as root in the first user namespace, on a cache that is not an overlay, does better)"
+}
+
 func (p process) status(s loader.Status) error {
-	fmt.Fprintf(p.Stdout, "cache %s, passthrough %s\n", s.Dir, s.Passthrough)
+	fmt.Fprintf(p.Stdout, "cache %s, passthrough %s\n", s.Dir, passthrough(s))
 	w := tabwriter.NewWriter(p.Stdout, 0, 0, 2, ' ', 0)
 	if len(s.Entries) > 0 {
 		fmt.Fprintln(w, "\nMODEL\tSTATE\tVERIFIED\tOF\tRATE\tLEFT\tLEASES\tWAITING\tREASON")
@@ -187,7 +224,7 @@ func (p process) status(s loader.Status) error {
 				left = time.Duration(e.ETA * float64(time.Second)).Round(time.Second).String()
 			}
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", e.Model, e.State, bytesOf(e.Verified), bytesOf(e.Size), speed, left, e.Leases, e.Waiting, e.Reason)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", e.Model, e.State, bytesOf(e.Verified), bytesOf(e.Size), speed, left, e.Leases, e.Waiting, reason(e.Progress))
 	}
 	if len(s.Leases) > 0 {
 		fmt.Fprintln(w, "\nTARGET\tMODEL\tMODE\tSINCE")

@@ -52,7 +52,8 @@ type Cache struct {
 	entries map[string]*Entry
 }
 
-// Open takes a directory, which it makes if there is none, and recovers the entries in it.
+// Open takes a directory, which it makes if there is none, and recovers the entries in it. Dir is the
+// path of it without symbolic links.
 //
 // The error wraps EBUSY if another process has the directory, EROFS, ENOSPC or EDQUOT if it cannot
 // be written to, EOPNOTSUPP if it lies on an unfit file system. What is in entries and cannot be
@@ -76,7 +77,11 @@ func (c *Cache) open() error {
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		return explain(c.dir, err)
 	}
-	var err error
+	real, err := filepath.EvalSymlinks(c.dir) // the kernel's table of mounts has no others
+	if err != nil {
+		return explain(c.dir, err)
+	}
+	c.dir = real
 	if c.medium, err = probe(c.dir); err != nil {
 		return err
 	}

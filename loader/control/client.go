@@ -36,10 +36,15 @@ func Dial(path string) *Client {
 // Close gives idle connections back.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Publish shows a model at target, see [loader.Loader.Publish].
+// Publish is PublishAs in the layout [loader.Plain].
 func (c *Client) Publish(ctx context.Context, ref manifest.Reference, target string) (loader.Published, error) {
+	return c.PublishAs(ctx, ref, target, loader.Plain)
+}
+
+// PublishAs shows a model at target, see [loader.Loader.PublishAs].
+func (c *Client) PublishAs(ctx context.Context, ref manifest.Reference, target string, layout loader.Layout) (loader.Published, error) {
 	var p loader.Published
-	err := c.ask(ctx, http.MethodPost, "/v1/publish", publishRequest{ref.String(), target}, &p)
+	err := c.ask(ctx, http.MethodPost, "/v1/publish", publishRequest{ref.String(), target, string(layout)}, &p)
 	return p, err
 }
 

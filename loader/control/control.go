@@ -2,7 +2,7 @@
 // socket that only the node's user can open. Server answers, Client asks; a Client's errors are of
 // the classes that the node's were.
 //
-//	POST /v1/publish    {"model":"org/name@rev","target":"/path"}   a loader.Published
+//	POST /v1/publish    {"model":"org/name@rev","target":"/path","layout":"plain"}   a loader.Published
 //	POST /v1/unpublish  {"target":"/path"}                          {}
 //	POST /v1/wait       {"model":"org/name@rev"}                    lines of {"progress":…}, then {"done":true} or {"error":…}
 //	GET  /v1/status                                                 a loader.Status
@@ -19,7 +19,7 @@ import (
 
 // Node is what the socket gives access to; [loader.Loader] is one.
 type Node interface {
-	Publish(ctx context.Context, ref manifest.Reference, target string) (loader.Published, error)
+	PublishAs(ctx context.Context, ref manifest.Reference, target string, layout loader.Layout) (loader.Published, error)
 	Unpublish(ctx context.Context, target string) error
 	Wait(ctx context.Context, ref manifest.Reference, progress func(loader.Progress)) error
 	Status() loader.Status
@@ -35,6 +35,7 @@ const (
 type publishRequest struct {
 	Model  string `json:"model"`
 	Target string `json:"target"`
+	Layout string `json:"layout,omitempty"`
 }
 
 type unpublishRequest struct {

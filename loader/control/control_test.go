@@ -40,8 +40,8 @@ func newFake() *fake {
 	return &fake{asked: make(chan string, 100), waiting: make(chan struct{}), left: make(chan error, 100)}
 }
 
-func (f *fake) Publish(_ context.Context, ref manifest.Reference, target string) (loader.Published, error) {
-	f.asked <- "publish " + ref.String() + " " + target
+func (f *fake) PublishAs(_ context.Context, ref manifest.Reference, target string, layout loader.Layout) (loader.Published, error) {
+	f.asked <- "publish " + ref.String() + " " + target + " " + string(layout)
 	return loader.Published{Target: target, Model: ref.String(), Mode: loader.Stream, Size: 7}, f.err
 }
 
@@ -117,6 +117,12 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil || p.Target != "/a b" || p.Mode != loader.Stream || p.Size != 7 {
 		t.Errorf("%+v, %v", p, err)
 	}
+	if _, err := c.PublishAs(t.Context(), parse(t, "a/b"), "/c", loader.HF); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.PublishAs(t.Context(), parse(t, "a/b"), "/d", "hfx"); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "plain or hf") {
+		t.Errorf("no layout: %v", err)
+	}
 	if err := c.Unpublish(t.Context(), "/a b"); err != nil {
 		t.Error(err)
 	}
@@ -130,7 +136,7 @@ func TestRoundTrip(t *testing.T) {
 	if s, err := c.Status(t.Context()); err != nil || !reflect.DeepEqual(s, f.Status()) {
 		t.Errorf("%+v, %v", s, err)
 	}
-	for _, want := range []string{"publish " + pin.String() + " /a b", "unpublish /a b", "wait google/gemma", "wait gpt2@v1"} {
+	for _, want := range []string{"publish " + pin.String() + " /a b plain", "publish a/b /c hf", "unpublish /a b", "wait google/gemma", "wait gpt2@v1"} {
 		if got := <-f.asked; got != want {
 			t.Errorf("asked %q, want %q", got, want)
 		}

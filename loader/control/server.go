@@ -66,7 +66,12 @@ func (s *Server) publish(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	p, err := s.node.Publish(r.Context(), ref, in.Target)
+	layout, err := loader.ParseLayout(in.Layout)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	p, err := s.node.PublishAs(r.Context(), ref, in.Target, layout)
 	if err != nil {
 		s.fail(w, err)
 		return

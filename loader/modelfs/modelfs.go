@@ -56,9 +56,10 @@ const (
 	// maxRequest is the size of one read in bytes: larger ones are slower and smaller ones cost a
 	// round trip each.
 	maxRequest = 1 << 20
-	// background is the number of read-ahead requests the kernel keeps in flight; its default of 12
-	// lets them block the page that a reader needs now.
-	background = 256
+	// background is the number of reads that the kernel has in flight, by all readers together: those
+	// through the page cache all count as read ahead. When so many wait for chunks, all others do too,
+	// also those whose bytes are there. One that waits costs 12 KiB of memory here and no thread.
+	background = 8192
 	// readAhead is how far the kernel reads ahead, in bytes. Its default of 128 KiB keeps a single
 	// small request in flight, which no link with latency forgives.
 	readAhead = 16 << 20
@@ -98,6 +99,7 @@ type FS struct {
 
 	passthrough atomic.Bool // the kernel still accepts backing files
 	counters    counters
+	waits       waits
 }
 
 // Mount shows m at dir, an empty folder. The caller ends it with Unmount or Close. With a keeper, which
@@ -131,7 +133,9 @@ func newFS(dir string, m Model, keep Keeper, log *slog.Logger) *FS {
 	if keep == nil {
 		keep = nobody{}
 	}
-	return &FS{model: m, keep: keep, id: rand.Text(), log: log, dir: dir, tree: newTree(m.Manifest()), files: make([]file, len(m.Manifest().Files)), done: make(chan struct{})}
+	f := &FS{model: m, keep: keep, id: rand.Text(), log: log, dir: dir, tree: newTree(m.Manifest()), files: make([]file, len(m.Manifest().Files)), done: make(chan struct{})}
+	f.waits.log, f.waits.why = log.With("model", m.Manifest().Model.String()), f.Describe
+	return f
 }
 
 // begin answers the kernel's first message.

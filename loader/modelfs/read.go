@@ -181,14 +181,16 @@ const abandon = 30 * time.Second
 // The kernel reports any signal that reaches the reader, once, and does not say which. If the
 // answer to a page fault were then EINTR, a harmless signal would become SIGBUS; so only a reader
 // that is being killed is let go, or one that may be, after a time.
-func (f *FS) await(cancel <-chan struct{}, pid uint32, file int, off, n int64) error {
+func (f *FS) await(cancel <-chan struct{}, pid uint32, file int, off, n int64) (err error) {
 	f.counters.waiting.Add(1)
 	start := time.Now()
+	end := f.waits.begin(Wait{File: file, Offset: off, Bytes: n, Thread: pid, Since: start})
 	defer func() {
 		f.counters.waiting.Add(-1)
 		f.counters.waited.Add(int64(time.Since(start)))
+		end(err)
 	}()
-	err := f.model.Wait(&fuse.Context{Cancel: cancel}, file, off, n)
+	err = f.model.Wait(&fuse.Context{Cancel: cancel}, file, off, n)
 	interrupted := time.Now()
 	for {
 		select {

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/loader/mount/mounttest"
@@ -58,6 +59,26 @@ func read(mode string, args []string) error {
 			return err
 		}
 		fmt.Printf("%x\n", sha256.Sum256(data))
+	case "each": // all pieces of a size at once, each by a read of its own
+		size, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM); err != nil {
+			return err
+		}
+		all := make([]byte, st.Size())
+		var group errgroup.Group
+		for off := 0; off < len(all); off += size {
+			group.Go(func() error {
+				_, err := f.ReadAt(all[off:off+size], int64(off))
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		fmt.Printf("%x\n", sha256.Sum256(all))
 	default:
 		return touch(mode, f, int(st.Size()), args[1])
 	}

@@ -102,6 +102,11 @@ func Bind(source, target string) error {
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return fmt.Errorf("binding %s read-only: %w", source, unsupported(err))
 	}
+	return attach(tree, target)
+}
+
+// attach makes a clone of mounts appear at target.
+func attach(tree int, target string) error {
 	at, err := open(target, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return fmt.Errorf("target %s: %w", target, err)
