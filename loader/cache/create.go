@@ -34,12 +34,12 @@ func (e *Entry) create() error {
 // checkRoom compares what the files need with what the medium has, so that the usual case of too
 // little room is found before anything is allocated, and with numbers.
 func (e *Entry) checkRoom() error {
-	available, block, err := free(e.dir)
+	room, err := e.medium.room(e.dir)
 	if err != nil {
 		return err
 	}
-	if need := e.need(block); need > available {
-		return e.noRoom(need, available)
+	if need := e.need(room.Block); need > room.Available {
+		return e.noRoom(need, room)
 	}
 	return nil
 }
@@ -57,15 +57,19 @@ func (e *Entry) need(block uint64) uint64 {
 	return need
 }
 
-func (e *Entry) noRoom(need, available uint64) error {
+func (e *Entry) noRoom(need uint64, room Room) error {
 	home := e.home()
+	bound := ""
+	if room.Bound != "" {
+		bound = " by " + room.Bound
+	}
 	hint := ""
 	if aside := filepath.Join(home, "aside"); e.dest == "" {
 		if n := used(aside); n > 0 {
 			hint = fmt.Sprintf("; %d bytes are in %s, which nobody uses", n, aside)
 		}
 	}
-	return fail(unix.ENOSPC, "%s needs %d bytes, but only %d are available in %s%s: make room or use another directory", e.m.Model, need, available, home, hint)
+	return fail(unix.ENOSPC, "%s needs %d bytes, but only %d are available in %s%s%s: make room or use another directory", e.m.Model, need, room.Available, home, bound, hint)
 }
 
 // home returns the directory that a person knows: the cache's, or the one that is fetched into.
@@ -138,11 +142,11 @@ func (e *Entry) makeFile(root *os.Root, mf *manifest.File) error {
 		return explain(e.home(), err)
 	}
 	err = allocate(f, mf.Size)
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EFBIG) {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EFBIG) || errors.Is(err, unix.ENOMEM) {
 		// More than the file system thought it had: what is free now is what was left over.
-		available, block, freeErr := free(e.dir)
-		if freeErr == nil {
-			err = e.noRoom(e.need(block), available+e.made(root))
+		if room, roomErr := e.medium.room(e.dir); roomErr == nil {
+			room.Available += e.made(root)
+			err = e.noRoom(e.need(room.Block), room)
 		}
 	} else if err != nil {
 		err = explain(e.home(), err)

@@ -24,6 +24,7 @@ type Entry struct {
 	raw    []byte
 	sum    manifest.Digest
 	medium medium
+	place  *Place // of its cache, nil if it has none
 	boot   string
 	held   *os.File // the lock of an entry that has no cache
 
@@ -131,6 +132,9 @@ func (e *Entry) Filled() bool { return e.open.Load() == 0 }
 
 // Complete reports whether the entry is sealed: nothing will write to it again.
 func (e *Entry) Complete() bool { return e.sealed.Load() }
+
+// Place returns the medium of the cache that the entry lies on; nil if it is one of [OpenDir].
+func (e *Entry) Place() *Place { return e.place }
 
 // Bytes returns the number of verified bytes.
 func (e *Entry) Bytes() int64 { return e.bytes.Load() }

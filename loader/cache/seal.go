@@ -58,7 +58,7 @@ func (e *Entry) finish() error {
 	if err := e.syncPaths(context.Background(), e.paths()); err != nil {
 		return e.lost(context.Background(), err)
 	}
-	if err := e.place(); err != nil {
+	if err := e.moveIn(); err != nil {
 		return err
 	}
 	if err := e.syncPaths(context.Background(), e.paths()[len(e.files):]); err != nil {
