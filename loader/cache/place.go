@@ -119,7 +119,7 @@ func (m *Media) size() (int64, error) {
 		return a.Total / 2, nil
 	}
 	if m.Memory > a.Total {
-		return 0, fail(unix.ENOMEM, "%d bytes of memory for models are more than there are, %d (%s): take a lower limit", m.Memory, a.Total, a.Bound)
+		return 0, fail(unix.ENOSPC, "%d bytes of memory for models are more than there are, %d (%s): take a lower limit", m.Memory, a.Total, a.Bound)
 	}
 	return m.Memory, nil
 }
@@ -161,9 +161,9 @@ func (c *Cache) openPlaces(md medium, media Media) error {
 func (c *Cache) allMemory(media Media) error {
 	switch {
 	case media.Use == Disk:
-		return fail(unix.EINVAL, "%s is on a tmpfs, which is memory: use a directory on a disk, or another medium than disk", c.dir)
+		return fail(unix.EOPNOTSUPP, "%s is on a tmpfs, which is memory: use a directory on a disk, or another medium than disk", c.dir)
 	case media.Memory > 0:
-		return fail(unix.EINVAL, "%s is on a tmpfs, which has a size of its own: leave the limit of memory out, or use a directory on a disk", c.dir)
+		return fail(unix.EOPNOTSUPP, "%s is on a tmpfs, which has a size of its own: leave the limit of memory out, or use a directory on a disk", c.dir)
 	}
 	return nil
 }
