@@ -35,10 +35,11 @@ type Entry struct {
 	bytes  atomic.Int64    // verified
 	sealed atomic.Bool
 
-	mu    sync.Mutex // guards what follows, and the order of Seal, Sync and Release
-	files []file
-	state *os.File // the file "chunks", open while chunks are recorded
-	head  header
+	mu      sync.Mutex // guards what follows, and the order of Seal, Sync and Release
+	files   []file
+	state   *os.File   // the file "chunks", open while chunks are recorded
+	flusher *writeback // as long, where entries lie on a disk
+	head    header
 }
 
 // file is what an entry knows about one file of the model.
