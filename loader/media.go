@@ -27,11 +27,15 @@ type MediumStatus struct {
 // Ownership": the cgroup that touches a page first, which for a model is the node's, not its readers'.
 const charged = "the node's cgroup, which receives the models; readers of a complete one are charged nothing"
 
-// makeEntry makes the entry of m on the first medium where it fits, and says why there. The caller has
-// m's token.
+// makeEntry finds the entry of m, or makes it on the first medium where it fits and says why there. The
+// caller has m's token.
 func (l *Loader) makeEntry(m *model) (*cache.Entry, error) {
+	places := l.cfg.Cache.Places()
+	if slices.ContainsFunc(l.cfg.Cache.Entries(), func(e *cache.Entry) bool { return e.ID() == m.id }) {
+		return l.cfg.Cache.EntryAt(places[0], m.m, m.raw)
+	}
 	var refused []string
-	for _, p := range l.cfg.Cache.Places() {
+	for _, p := range places {
 		before, err := p.Room()
 		if err != nil {
 			return nil, err
