@@ -18,7 +18,7 @@ type MediumStatus struct {
 	Size      uint64     `json:"bytes"`
 	Available uint64     `json:"available_bytes"`
 	Bound     string     `json:"bound,omitempty"`      // what leaves less than its size has
-	HugePages string     `json:"huge_pages,omitempty"` // "yes", or "no: " and why; of memory
+	HugePages string     `json:"huge_pages,omitempty"` // "yes", or "no: " or "unknown: " and why; of memory
 	Charged   string     `json:"charged,omitempty"`    // who is charged for the memory
 	New       bool       `json:"new"`                  // models that are asked for may go there
 }

@@ -80,6 +80,7 @@ func TestMedia(t *testing.T) {
 
 	n = startNodeOn(t, dir, media, b)
 	check(t, first, models[2])
+	wait(t, n, models[2]) // leases are taken over by now
 	if on, why := onMedium(t, n, models[2]); on != cache.Memory || why != "" {
 		t.Errorf("after a restart it is on %s: %s", on, why)
 	}

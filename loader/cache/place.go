@@ -35,7 +35,7 @@ type Place struct {
 	dir    string // entries and aside are below it
 	medium medium
 	mount  *tmpfs.Mount // of a place in memory that is the cache's own, else nil
-	huge   string       // of a place in memory: "yes", or "no: " and why
+	huge   string       // of a place in memory, see tmpfs.HugePages
 }
 
 // Dir returns the directory of the place.
@@ -49,7 +49,7 @@ func (p *Place) Kind() Kind {
 	return Disk
 }
 
-// HugePages returns "yes", or "no: " and why not, for a place in memory.
+// HugePages says whether a place in memory has huge pages: "yes", or "no: " or "unknown: " and why.
 func (p *Place) HugePages() string { return p.huge }
 
 // Room is how much a place takes. Numbers are bytes.
@@ -101,10 +101,7 @@ func (c *Cache) inMemory(media Media, wanted bool) (*Place, error) {
 func newPlace(dir string, md medium, m *tmpfs.Mount) *Place {
 	p := &Place{dir: dir, medium: md, mount: m}
 	if md.memory {
-		p.huge = "yes"
-		if yes, why := tmpfs.HugePages(dir); !yes {
-			p.huge = "no: " + why
-		}
+		p.huge = tmpfs.HugePages(dir)
 	}
 	return p
 }

@@ -18,29 +18,30 @@ const (
 	hugeEnabled = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 )
 
-// HugePages reports whether a file in dir, which is on a tmpfs, gets huge pages now, and if not, why: it
-// makes one of that size, maps it and looks at what it got. The option of the mount is only a wish.
-func HugePages(dir string) (yes bool, why string) {
+// HugePages says whether a file in dir, which is on a tmpfs, gets huge pages now: "yes", or "no: " or
+// "unknown: " and why. It makes one of that size, maps it and looks at what it got: the option of the
+// mount is only a wish.
+func HugePages(dir string) string {
 	size, err := readSize(hugeSize)
 	if err != nil {
-		return false, "this kernel has none"
+		return "no: this kernel has none"
 	}
 	got, err := try(dir, size)
 	switch {
 	case errors.Is(err, unix.ENOSPC):
-		return false, "not known, it is full"
+		return "unknown: it is full"
 	case err != nil:
-		return false, fmt.Sprintf("not known: %v", err)
+		return fmt.Sprintf("unknown: %v", err)
 	case got:
-		return true, ""
+		return "yes"
 	}
 	if b, err := os.ReadFile(hugeEnabled); err == nil && strings.Contains(string(b), "[deny]") {
-		return false, hugeEnabled + " is deny"
+		return "no: " + hugeEnabled + " is deny"
 	}
 	if m, err := Find(dir); err == nil && m != nil && m.Huge != "always" {
-		return false, "it is mounted with huge=" + m.Huge
+		return "no: it is mounted with huge=" + m.Huge
 	}
-	return false, "the kernel gave none: memory is fragmented, or the mount is without huge=always"
+	return "no: memory is fragmented, or the mount is without huge=always"
 }
 
 func readSize(path string) (int, error) {

@@ -103,20 +103,20 @@ func TestHugePages(t *testing.T) {
 	if _, err := os.Stat("/sys/kernel/mm/transparent_hugepage"); err != nil {
 		t.Skip("a kernel without huge pages: ", err)
 	}
-	if yes, why := tmpfs.HugePages(dir); !yes {
-		t.Errorf("none: %s", why)
+	if got := tmpfs.HugePages(dir); got != "yes" {
+		t.Error(got)
 	}
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "huge=never"); err != nil {
 		t.Fatal(err)
 	}
-	if yes, why := tmpfs.HugePages(dir); yes || why != "it is mounted with huge=never" {
-		t.Errorf("with huge=never: %v, %q", yes, why)
+	if got := tmpfs.HugePages(dir); got != "no: it is mounted with huge=never" {
+		t.Error(got)
 	}
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=1m"); err != nil {
 		t.Fatal(err)
 	}
-	if yes, why := tmpfs.HugePages(dir); yes || why != "not known, it is full" {
-		t.Errorf("full: %v, %q", yes, why)
+	if got := tmpfs.HugePages(dir); got != "unknown: it is full" {
+		t.Error(got)
 	}
 	if names, err := os.ReadDir(dir); err != nil || len(names) > 0 {
 		t.Errorf("left: %v, %v", names, err)
