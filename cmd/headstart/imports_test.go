@@ -52,7 +52,7 @@ var rules = []rule{
 	{"diskimage/...", []string{"diskimage/..."}, nil},
 	{"bench/link", nil, nil},
 	{"bench/child", nil, nil},
-	{"bench/memory", nil, nil},
+	{"bench/memory", []string{"loader/memory"}, nil},
 	{"bench/place", []string{"loader/mount"}, nil},
 	{"deploy/...", nil, []string{"stager/bucket", "stager/hub"}}, // its tests run the binary, as a cluster would
 	{"bench/...", []string{"bench/...", "stager/...", "loader/..."}, nil},
