@@ -48,15 +48,15 @@ func (l *Loader) makeEntry(m *model) (*cache.Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		m.chosen(p, before, refused)
+		m.chosen(e, before, refused)
 		return e, nil
 	}
 	return nil, fetch.Fail(syscall.ENOSPC, "%s", strings.Join(refused, "; and "))
 }
 
-// chosen notes why m's entry lies in p.
-func (m *model) chosen(p *cache.Place, before cache.Room, refused []string) {
-	l := m.loader
+// chosen notes why m's entry lies where it does.
+func (m *model) chosen(e *cache.Entry, before cache.Room, refused []string) {
+	l, p := m.loader, e.Place()
 	why := "it is the only one for new models"
 	switch {
 	case len(refused) > 0:
@@ -70,7 +70,7 @@ func (m *model) chosen(p *cache.Place, before cache.Room, refused []string) {
 	l.mu.Lock()
 	m.medium = why
 	l.mu.Unlock()
-	l.cfg.Log.Info("a medium is chosen", "model", m.m.Model.String(), "medium", p.Kind(), "dir", p.Dir(), "bytes", m.m.Size(), "reason", why)
+	l.cfg.Log.Info("a medium is chosen", "model", m.m.Model.String(), "medium", p.Kind(), "dir", p.Dir(), "bytes", m.m.Size(), "huge_page_bytes", e.HugeBytes(), "reason", why)
 }
 
 // media describes the media of the node.

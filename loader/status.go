@@ -37,7 +37,8 @@ type EntryStatus struct {
 	Users  int        `json:"users"` // leases and calls that wait for it
 	Used   time.Time  `json:"used"`
 	Medium cache.Kind `json:"medium"`
-	Why    string     `json:"medium_reason,omitempty"` // why it lies there, if this process chose that
+	Why    string     `json:"medium_reason,omitempty"`   // why it lies there, if this process chose that
+	Huge   int64      `json:"huge_page_bytes,omitempty"` // that it got in memory, if this process made it
 }
 
 // LeaseStatus is one target that shows a model.
@@ -72,7 +73,7 @@ func (l *Loader) Status() Status {
 	for _, e := range l.cfg.Cache.Entries() {
 		l.mu.Lock()
 		m := l.model(e.Manifest(), e.Raw())
-		one := EntryStatus{Entry: e.ID(), Sum: e.Sum().String(), Dir: e.Dir(), Users: m.users, Used: touched(e), Medium: e.Place().Kind(), Why: m.medium}
+		one := EntryStatus{Entry: e.ID(), Sum: e.Sum().String(), Dir: e.Dir(), Users: m.users, Used: touched(e), Medium: e.Place().Kind(), Why: m.medium, Huge: e.HugeBytes()}
 		l.mu.Unlock()
 		one.Progress = m.progress()
 		one.Verified = e.Bytes()

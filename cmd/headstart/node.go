@@ -50,8 +50,9 @@ killed. Readers, also those in a page fault, wait meanwhile and then get their b
 6.9: those that wait at that moment get an error). The worker ends with the parent.
 
 A model lies in memory or on the disk. Memory is a tmpfs with huge pages that the node mounts at
-DIR/memory: it stays when the node ends, while models are in it, and a reboot empties it; models there
-count against the memory limit of the node's container, not of its readers'. With --medium auto a model
+DIR/memory: it stays when the node ends, while models are in it (to have the memory back: umount
+DIR/memory), and a reboot empties it; models there count against the memory limit of the node's
+container, not of its readers'. With --medium auto a model
 goes to memory if it fits beside the models that are leased there, and else to the disk. What fits is
 known before the first byte: by --memory-limit, by what the machine has available, and by the limits of
 the node's cgroup. If DIR is on a tmpfs itself, that is the memory, and nothing is mounted.

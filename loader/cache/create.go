@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headstart-serving/headstart/loader/tmpfs"
 	"github.com/headstart-serving/headstart/manifest"
 )
 
@@ -21,9 +22,11 @@ func (e *Entry) create() error {
 	if err := e.checkRoom(); err != nil {
 		return err
 	}
+	before := e.hugeNow()
 	if err := e.makeFiles(nil); err != nil {
 		return err
 	}
+	e.huge = min(max(0, e.hugeNow()-before), e.m.Size())
 	if err := e.writeFile("chunks", append(e.head.marshal(), make([]byte, len(e.chunks))...), 0o600); err != nil {
 		return err
 	}
@@ -145,7 +148,7 @@ func (e *Entry) makeFile(root *os.Root, mf *manifest.File) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EFBIG) || errors.Is(err, unix.ENOMEM) {
 		// More than the file system thought it had: what is free now is what was left over.
 		if room, roomErr := e.medium.room(e.dir); roomErr == nil {
-			room.Available += e.made(root)
+			room.Available += e.made()
 			err = e.noRoom(e.need(room.Block), room)
 		}
 	} else if err != nil {
@@ -154,15 +157,15 @@ func (e *Entry) makeFile(root *os.Root, mf *manifest.File) error {
 	return errors.Join(err, f.Close())
 }
 
-// made returns the bytes that are allocated below root.
-func (e *Entry) made(root *os.Root) uint64 {
-	var n uint64
-	for i := range e.m.Files {
-		if st, err := root.Stat(filepath.FromSlash(e.m.Files[i].Path)); err == nil {
-			n += allocated(st)
-		}
+// made returns the bytes that are allocated below data.
+func (e *Entry) made() uint64 { return used(filepath.Join(e.dir, "data")) }
+
+// hugeNow returns the bytes in huge pages, where the entry may get some.
+func (e *Entry) hugeNow() int64 {
+	if !e.medium.memory {
+		return 0
 	}
-	return n
+	return tmpfs.HugeBytes()
 }
 
 // writeFile writes a small file of the entry and syncs it: after a crash of the machine the entry is

@@ -25,6 +25,7 @@ type Entry struct {
 	sum    manifest.Digest
 	medium medium
 	place  *Place // of its cache, nil if it has none
+	huge   int64  // bytes that it got in huge pages
 	boot   string
 	held   *os.File // the lock of an entry that has no cache
 
@@ -136,6 +137,10 @@ func (e *Entry) Complete() bool { return e.sealed.Load() }
 
 // Place returns the medium of the cache that the entry lies on; nil if it is one of [OpenDir].
 func (e *Entry) Place() *Place { return e.place }
+
+// HugeBytes returns how many of the entry's bytes are in huge pages, as well as can be told: 0 if an
+// earlier process made it.
+func (e *Entry) HugeBytes() int64 { return e.huge }
 
 // Bytes returns the number of verified bytes.
 func (e *Entry) Bytes() int64 { return e.bytes.Load() }

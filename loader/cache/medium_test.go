@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +69,43 @@ func dropCache(t *testing.T, path string) {
 	defer f.Close()
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A quota that is used up is refused before the first byte, and nothing is left of the attempt. root is
+// above quotas unless it gives that up.
+func TestQuota(t *testing.T) {
+	mounttest.Need(t)
+	dir := t.TempDir()
+	if err := unix.Mount("headstart-test", dir, "tmpfs", 0, "size=8m,usrquota,usrquota_block_hardlimit=1m"); err != nil {
+		t.Skip("a kernel without quotas on tmpfs: ", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chown(dir, 1234, 1234); err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer drop(t, unix.CAP_SYS_RESOURCE)()
+	if err := unix.Setfsuid(1234); err != nil { // who is charged
+		t.Fatal(err)
+	}
+	defer unix.Setfsuid(0)
+	c := open(t, dir)
+	defer closing(t, c)
+	m := fetchtest.NewModel(t, "org/model", map[string]int{"a": 8 * chunk, "w": 12 * chunk})
+	before := tree(t, dir)
+	_, err := c.Entry(m.Manifest, m.Raw)
+	if !errors.Is(err, unix.EDQUOT) {
+		t.Fatalf("%v", err)
+	}
+	oneLine(t, err, dir+": the disk quota is used up: make room or use another directory")
+	if after := tree(t, dir); !slices.Equal(before, after) {
+		t.Errorf("left: %q", after)
 	}
 }
 

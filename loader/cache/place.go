@@ -112,13 +112,14 @@ func (m *Media) size() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if m.Memory == 0 {
-		return a.Total / 2, nil
-	}
-	if m.Memory > a.Total {
+	page := int64(os.Getpagesize())
+	switch {
+	case m.Memory == 0:
+		return a.Total / 2 / page * page, nil
+	case m.Memory > a.Total:
 		return 0, fail(unix.ENOSPC, "%d bytes of memory for models are more than there are, %d (%s): take a lower limit", m.Memory, a.Total, a.Bound)
 	}
-	return m.Memory, nil
+	return max(m.Memory/page, 1) * page, nil // 0 would be no limit
 }
 
 // openPlaces finds what entries lie on: the directory, and its place in memory.

@@ -64,7 +64,7 @@ func TestMemory(t *testing.T) {
 	dir := t.TempDir()
 	c := openMedia(t, dir, cache.Media{Use: cache.Memory})
 	e := sealed(t, c, m)
-	if e.Place().Kind() != cache.Memory || e.Place().HugePages() != "yes" || !onTmpfs(t, e.Path(0)) || e.Dir() != filepath.Join(dir, "memory", "entries", e.ID(), "data") {
+	if e.Place().Kind() != cache.Memory || e.Place().HugePages() == "" || e.HugeBytes() < 0 || e.HugeBytes() > m.Manifest.Size() || !onTmpfs(t, e.Path(0)) || e.Dir() != filepath.Join(dir, "memory", "entries", e.ID(), "data") {
 		t.Errorf("%s on %+v", e.Dir(), e.Place())
 	}
 	closing(t, c)
@@ -157,7 +157,7 @@ func TestMayNotMount(t *testing.T) {
 	mounttest.Need(t)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	give := dropAdmin(t)
+	give := drop(t, unix.CAP_SYS_ADMIN)
 	defer give()
 	dir := t.TempDir()
 	c := openMedia(t, dir, cache.Media{Use: cache.Auto})
@@ -177,8 +177,8 @@ func TestMayNotMount(t *testing.T) {
 	closing(t, c)
 }
 
-// dropAdmin takes CAP_SYS_ADMIN from this thread and returns what gives it back.
-func dropAdmin(t *testing.T) func() {
+// drop takes a capability from this thread and returns what gives it back.
+func drop(t *testing.T, capability int) func() {
 	t.Helper()
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var before [2]unix.CapUserData
@@ -186,7 +186,7 @@ func dropAdmin(t *testing.T) func() {
 		t.Fatal(err)
 	}
 	after := before
-	after[0].Effective &^= 1 << unix.CAP_SYS_ADMIN
+	after[0].Effective &^= 1 << capability
 	if err := unix.Capset(&head, &after[0]); err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ type Account struct {
 const (
 	machineShare = 20
 	machineLeast = 1 << 30
-	cgroupSpare  = 512 << 20
+	cgroupSpare  = 256 << 20
 )
 
 // Read returns the account of this process.

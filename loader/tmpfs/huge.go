@@ -41,7 +41,23 @@ func HugePages(dir string) string {
 	if m, err := Find(dir); err == nil && m != nil && m.Huge != "always" {
 		return "no: it is mounted with huge=" + m.Huge
 	}
-	return "no: memory is fragmented, or the mount is without huge=always"
+	return "no: there is none free: memory is fragmented or full of page cache"
+}
+
+// HugeBytes returns the bytes of all huge pages that files in memory have now, on the whole machine:
+// from before to after a file was allocated it grows by what that got, and by what others did meanwhile.
+func HugeBytes() int64 {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	_, after, _ := strings.Cut(string(b), "\nShmemHugePages:")
+	line, _, _ := strings.Cut(after, "\n")
+	n, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(line, "kB")), 10, 64)
+	if err != nil {
+		return 0 // this kernel has none
+	}
+	return n << 10
 }
 
 func readSize(path string) (int, error) {
