@@ -38,7 +38,7 @@ func (l *Loader) makeEntry(m *model) (*cache.Entry, error) {
 	for _, p := range places {
 		before, err := p.Room()
 		if err != nil {
-			return nil, err
+			return nil, err // nobody knows what there is: no model is put on a guess
 		}
 		e, err := l.makeIn(p, m)
 		if errors.Is(err, syscall.ENOSPC) {

@@ -67,8 +67,8 @@ func Open(dir string, log *slog.Logger) (*Cache, error) { return OpenMedia(dir, 
 
 // OpenMedia is Open for a cache whose new entries lie on the given media.
 //
-// Where memory is wanted it mounts a tmpfs below dir, if dir is not on one itself. The error wraps EPERM
-// if this process may not, which with Auto is no error: then all entries go to the disk.
+// Where memory is wanted it mounts a tmpfs below dir, if dir is not on one itself. The error wraps
+// fs.ErrPermission if this process may not, which with Auto is no error: then all entries go to the disk.
 func OpenMedia(dir string, media Media, log *slog.Logger) (*Cache, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

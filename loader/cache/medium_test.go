@@ -5,8 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +18,7 @@ import (
 	"github.com/headstart-serving/headstart/loader/mount/mounttest"
 )
 
-// media are a tiny tmpfs and a tiny disk.
+// tinyMedia does it on a tiny tmpfs, with and without huge pages, and on a tiny disk.
 func tinyMedia(t *testing.T, do func(t *testing.T, dir string)) {
 	for name, make := range map[string]func(t *testing.T) string{
 		"tmpfs":      func(t *testing.T) string { return mount(t, "size=3m") },
@@ -72,43 +70,6 @@ func dropCache(t *testing.T, path string) {
 	}
 }
 
-// A quota that is used up is refused before the first byte, and nothing is left of the attempt. root is
-// above quotas unless it gives that up.
-func TestQuota(t *testing.T) {
-	mounttest.Need(t)
-	dir := t.TempDir()
-	if err := unix.Mount("headstart-test", dir, "tmpfs", 0, "size=8m,usrquota,usrquota_block_hardlimit=1m"); err != nil {
-		t.Skip("a kernel without quotas on tmpfs: ", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.Chown(dir, 1234, 1234); err != nil {
-		t.Fatal(err)
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	defer drop(t, unix.CAP_SYS_RESOURCE)()
-	if err := unix.Setfsuid(1234); err != nil { // who is charged
-		t.Fatal(err)
-	}
-	defer unix.Setfsuid(0)
-	c := open(t, dir)
-	defer closing(t, c)
-	m := fetchtest.NewModel(t, "org/model", map[string]int{"a": 8 * chunk, "w": 12 * chunk})
-	before := tree(t, dir)
-	_, err := c.Entry(m.Manifest, m.Raw)
-	if !errors.Is(err, unix.EDQUOT) {
-		t.Fatalf("%v", err)
-	}
-	oneLine(t, err, dir+": the disk quota is used up: make room or use another directory")
-	if after := tree(t, dir); !slices.Equal(before, after) {
-		t.Errorf("left: %q", after)
-	}
-}
-
 // The files of an earlier process may have holes: a restore or a copy made them. Room for them is taken
 // before a byte is written, and where there is none that is an error and no fault.
 func TestHole(t *testing.T) {
@@ -138,13 +99,23 @@ func TestHole(t *testing.T) {
 }
 
 // A disk that fails turns read-only under a load: the load ends with an error that says so, soon, and
-// what was verified before is there for the next one.
+// what was verified before is there. That holds before a file is mapped, and for one that is.
 func TestDiskFails(t *testing.T) {
+	for name, first := range map[string]func(file, chunk int) bool{
+		"between files": func(file, _ int) bool { return file == 0 },
+		"within a file": func(file, chunk int) bool { return file == 0 || chunk == 0 },
+	} {
+		t.Run(name, func(t *testing.T) { diskFails(t, first) })
+	}
+}
+
+func diskFails(t *testing.T, first func(file, chunk int) bool) {
 	dir, device := mounttest.Ext4(t, 8, "errors=remount-ro")
 	m := fetchtest.NewModel(t, "org/model", map[string]int{"a": 4 * chunk, "w": 16 * chunk})
 	c := open(t, dir)
 	e := entry(t, c, m)
-	fill(t, e, m, func(file, _ int) bool { return file == 0 })
+	fill(t, e, m, first)
+	before := e.Bytes()
 	if err := os.WriteFile("/sys/fs/ext4/"+device+"/trigger_fs_error", []byte("test"), 0); err != nil {
 		t.Skip("the kernel does not let a test break its disk: ", err)
 	}
@@ -155,8 +126,8 @@ func TestDiskFails(t *testing.T) {
 	load := engine.Start(e)
 	<-load.Done()
 	oneLine(t, load.Err(), "medium failed")
-	if e.Bytes() < 4*chunk || e.Complete() {
-		t.Errorf("%d bytes, complete %v", e.Bytes(), e.Complete())
+	if e.Bytes() < before || e.Complete() {
+		t.Errorf("%d bytes of %d, complete %v", e.Bytes(), before, e.Complete())
 	}
 	cancel()
 	if err := <-ended; err != nil {

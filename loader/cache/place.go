@@ -3,6 +3,7 @@ package cache
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -137,7 +138,7 @@ func (c *Cache) openPlaces(md medium, media Media) error {
 	switch {
 	case err != nil && media.Use == Memory:
 		return err
-	case err != nil && media.Use == Auto && errors.Is(err, unix.EPERM):
+	case err != nil && media.Use == Auto && errors.Is(err, fs.ErrPermission):
 		c.log.Warn("models go to the disk: this process may not mount memory", "err", err)
 		return nil
 	case err != nil:
@@ -183,7 +184,7 @@ func (c *Cache) closePlaces() error {
 func (p *Place) inUse() bool {
 	for _, sub := range []string{"entries", "aside"} {
 		names, err := os.ReadDir(filepath.Join(p.dir, sub))
-		if len(names) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+		if len(names) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return true
 		}
 	}
