@@ -2,68 +2,75 @@ package loader
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/headstart-serving/headstart/loader/cache"
 	"github.com/headstart-serving/headstart/loader/fetch"
 	"github.com/headstart-serving/headstart/manifest"
 )
 
-// makeEntry makes the entry of m with all of its room. Where there is too little, entries that
-// nobody leases go, the one that was leased least recently first; none goes where all of them would
+// makeIn makes the entry of m in a place, with all of its room. Where there is too little, entries there
+// that nobody leases go, the one that was leased least recently first; none goes where all of them would
 // not make enough. The caller has m's token.
-func (l *Loader) makeEntry(m *model) (*cache.Entry, error) {
-	if e, err := l.cfg.Cache.Entry(m.m, m.raw); !errors.Is(err, syscall.ENOSPC) {
+func (l *Loader) makeIn(p *cache.Place, m *model) (*cache.Entry, error) {
+	if e, err := l.cfg.Cache.EntryAt(p, m.m, m.raw); !errors.Is(err, syscall.ENOSPC) {
 		return e, err
 	}
 	// One at a time: what one is removing the others would count neither as room nor as what could go.
 	l.room.Lock()
 	defer l.room.Unlock()
 	for {
-		e, err := l.cfg.Cache.Entry(m.m, m.raw)
+		e, err := l.cfg.Cache.EntryAt(p, m.m, m.raw)
 		if !errors.Is(err, syscall.ENOSPC) {
 			return e, err
 		}
-		if err := l.enough(m); err != nil {
+		if err := l.enough(p, m); err != nil {
 			return nil, err
 		}
-		evicted, evictErr := l.evict()
+		evicted, evictErr := l.evict(p)
 		if evictErr != nil {
 			return nil, errors.Join(err, evictErr)
 		}
 		if !evicted {
-			return nil, fetch.Fail(err, "%s needs %d bytes in %s, there is too little room and nothing can be evicted, %d bytes are leased or still read: use a larger disk, or unpublish another model",
-				m.m.Model, m.m.Size(), l.cfg.Cache.Dir(), l.leased())
+			return nil, fetch.Fail(err, "%s needs %d bytes in %s, there is too little room and nothing can be evicted, %d bytes are leased or still read: %s, or unpublish another model",
+				m.m.Model, m.m.Size(), p.Dir(), l.leased(p), larger(p))
 		}
 	}
 }
 
 // enough fails where m would not fit if every entry that nobody wants had gone.
-func (l *Loader) enough(m *model) error {
-	dir := l.cfg.Cache.Dir()
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return fmt.Errorf("looking at the file system of %s: %w", dir, err)
+func (l *Loader) enough(p *cache.Place, m *model) error {
+	room, err := p.Room()
+	if err != nil {
+		return err
 	}
-	block := uint64(st.Bsize)
-	need, available, idle := blocks(m.m, block), st.Bavail*block, l.unwanted(block)
-	if need <= available+idle {
+	need, idle := blocks(m.m, room.Block), l.unwanted(p, room.Block)
+	if need <= min(room.Available+idle, room.Size) {
 		return nil
 	}
-	return fetch.Fail(syscall.ENOSPC, "%s needs %d bytes, but %s has %d available, %d more could be evicted, and %d bytes are leased or still read: use a larger disk, or unpublish another model",
-		m.m.Model, need, dir, available, idle, l.leased())
+	bound := ""
+	if room.Bound != "" {
+		bound = " by " + room.Bound
+	}
+	return fetch.Fail(syscall.ENOSPC, "%s needs %d bytes, but %s has %d available%s, %d more could be evicted, and %d bytes are leased or still read: %s, or unpublish another model",
+		m.m.Model, need, p.Dir(), room.Available, bound, idle, l.leased(p), larger(p))
 }
 
-// unwanted returns the bytes that the entries take that could be evicted.
-func (l *Loader) unwanted(block uint64) (n uint64) {
-	entries := l.cfg.Cache.Entries()
+// larger is what to do about a place that is too small.
+func larger(p *cache.Place) string {
+	if p.Kind() == cache.Memory {
+		return "give it more memory"
+	}
+	return "use a larger disk"
+}
+
+// unwanted returns the bytes that the entries of a place take that could be evicted.
+func (l *Loader) unwanted(p *cache.Place, block uint64) (n uint64) {
+	entries := l.entries(p)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, e := range entries {
@@ -82,9 +89,14 @@ func blocks(m *manifest.Manifest, block uint64) (n uint64) {
 	return n
 }
 
-// evict removes one entry and reports whether there was one to remove.
-func (l *Loader) evict() (bool, error) {
-	for _, e := range l.idle() {
+// entries returns the entries of a place.
+func (l *Loader) entries(p *cache.Place) []*cache.Entry {
+	return slices.DeleteFunc(l.cfg.Cache.Entries(), func(e *cache.Entry) bool { return e.Place() != p })
+}
+
+// evict removes one entry of a place and reports whether there was one to remove.
+func (l *Loader) evict(p *cache.Place) (bool, error) {
+	for _, e := range l.idle(p) {
 		m, load := l.claim(e)
 		if m == nil {
 			continue
@@ -104,16 +116,16 @@ func (l *Loader) evict() (bool, error) {
 		l.forget(m)
 		l.mu.Unlock()
 		l.metrics.evictions.Inc()
-		l.cfg.Log.Info("evicted", "model", m.m.Model.String(), "bytes", m.m.Size())
+		l.cfg.Log.Info("evicted", "model", m.m.Model.String(), "medium", p.Kind(), "bytes", m.m.Size())
 		return true, nil
 	}
 	return false, nil
 }
 
-// idle returns the entries that nobody may want, in the order in which they are to go: complete
-// ones first, for an unfinished one may be the next to be asked for.
-func (l *Loader) idle() []*cache.Entry {
-	entries := l.cfg.Cache.Entries()
+// idle returns the entries of a place that nobody may want, in the order in which they are to go:
+// complete ones first, for an unfinished one may be the next to be asked for.
+func (l *Loader) idle(p *cache.Place) []*cache.Entry {
+	entries := l.entries(p)
 	used := map[*cache.Entry]time.Time{}
 	for _, e := range entries {
 		used[e] = touched(e)
@@ -152,22 +164,28 @@ func (l *Loader) claim(e *cache.Entry) (*model, *fetch.Load) {
 	}
 }
 
-// leased returns the bytes of the entries that are wanted.
-func (l *Loader) leased() int64 {
+// leased returns the bytes of the entries of a place that are wanted.
+func (l *Loader) leased(p *cache.Place) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var n int64
 	for _, m := range l.models {
-		if m.wanted() && m.entry != nil {
+		if m.wanted() && m.entry != nil && m.entry.Place() == p {
 			n += m.m.Size()
 		}
 	}
 	return n
 }
 
-// touch notes, on the medium, that an entry was leased until now.
-func touch(e *cache.Entry) {
+// touch notes, on the medium, that an entry was leased until now. It is later than every other one of
+// its place, also where the clock was set back since they were: the order counts, not the time.
+func (l *Loader) touch(e *cache.Entry) {
 	now := time.Now()
+	for _, other := range l.entries(e.Place()) {
+		if t := touched(other); other != e && !t.Before(now) {
+			now = t.Add(time.Microsecond)
+		}
+	}
 	os.Chtimes(filepath.Dir(e.Dir()), now, now) // without it the entry is evicted a bit sooner
 }
 

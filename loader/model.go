@@ -25,6 +25,7 @@ type model struct {
 	entry   *cache.Entry
 	load    *fetch.Load // the latest, also when it has ended; nil if the entry was complete
 	fs      *modelfs.FS
+	medium  string // why the entry lies on its medium; "" if an earlier process chose
 	grace   *grace // set while nobody wants a load that is running
 }
 
@@ -77,7 +78,7 @@ func (l *Loader) left(m *model) {
 		return
 	}
 	if m.entry != nil {
-		touch(m.entry)
+		l.touch(m.entry)
 	}
 	l.forget(m)
 	if !l.isStopped() && m.load != nil && m.load.Progress().Ended.IsZero() {

@@ -97,9 +97,14 @@ type option func(*loader.Config)
 
 func startNode(t testing.TB, dir string, src fetch.Source, options ...option) *node {
 	t.Helper()
+	return startNodeOn(t, dir, cache.Media{}, src, options...)
+}
+
+func startNodeOn(t testing.TB, dir string, media cache.Media, src fetch.Source, options ...option) *node {
+	t.Helper()
 	mounttest.Need(t)
 	log := slog.New(slog.NewTextHandler(testLog{t}, nil))
-	c, err := cache.Open(dir, log)
+	c, err := cache.OpenMedia(dir, media, log)
 	if err != nil {
 		t.Fatal(err)
 	}

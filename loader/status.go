@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/headstart-serving/headstart/loader/cache"
 	"github.com/headstart-serving/headstart/loader/modelfs"
 )
 
@@ -31,12 +32,15 @@ type Progress struct {
 // EntryStatus is one model of the node.
 type EntryStatus struct {
 	Progress
-	Entry  string    `json:"entry"`
-	Sum    string    `json:"sum"`
-	Dir    string    `json:"dir"`
-	Leases int       `json:"leases"`
-	Users  int       `json:"users"` // leases and calls that wait for it
-	Used   time.Time `json:"used"`
+	Entry  string     `json:"entry"`
+	Sum    string     `json:"sum"`
+	Dir    string     `json:"dir"`
+	Leases int        `json:"leases"`
+	Users  int        `json:"users"` // leases and calls that wait for it
+	Used   time.Time  `json:"used"`
+	Medium cache.Kind `json:"medium"`
+	Why    string     `json:"medium_reason,omitempty"`   // why it lies there, if this process chose that
+	Huge   int64      `json:"huge_page_bytes,omitempty"` // that it got in memory, if this process made it
 }
 
 // LeaseStatus is one target that shows a model.
@@ -51,11 +55,12 @@ type LeaseStatus struct {
 
 // Status is what a node has and does.
 type Status struct {
-	Dir         string        `json:"dir"`
-	Passthrough string        `json:"passthrough"` // "unknown" until a model was shown while it loaded
-	Entries     []EntryStatus `json:"entries"`
-	Leases      []LeaseStatus `json:"leases"`
-	Served      int64         `json:"served_bytes"` // read through this process, not around it
+	Dir         string         `json:"dir"`
+	Passthrough string         `json:"passthrough"` // "unknown" until a model was shown while it loaded
+	Media       []MediumStatus `json:"media"`
+	Entries     []EntryStatus  `json:"entries"`
+	Leases      []LeaseStatus  `json:"leases"`
+	Served      int64          `json:"served_bytes"` // read through this process, not around it
 	// Since the node began its worker was replaced so often; of its last death this process has taken
 	// over so many mounts, on which so many requests of readers waited.
 	Restarts int   `json:"worker_restarts"`
@@ -66,12 +71,12 @@ type Status struct {
 // Status returns a snapshot.
 func (l *Loader) Status() Status {
 	served := l.served()
-	s := Status{Dir: l.cfg.Cache.Dir(), Passthrough: l.passthrough(), Entries: []EntryStatus{}, Leases: []LeaseStatus{}, Served: served.Bytes,
+	s := Status{Dir: l.cfg.Cache.Dir(), Passthrough: l.passthrough(), Media: l.media(), Entries: []EntryStatus{}, Leases: []LeaseStatus{}, Served: served.Bytes,
 		Restarts: l.cfg.Restarts, Mounts: l.takenOver(), Requests: served.Taken}
 	for _, e := range l.cfg.Cache.Entries() {
 		l.mu.Lock()
 		m := l.model(e.Manifest(), e.Raw())
-		one := EntryStatus{Entry: e.ID(), Sum: e.Sum().String(), Dir: e.Dir(), Users: m.users, Used: touched(e)}
+		one := EntryStatus{Entry: e.ID(), Sum: e.Sum().String(), Dir: e.Dir(), Users: m.users, Used: touched(e), Medium: e.Place().Kind(), Why: m.medium, Huge: e.HugeBytes()}
 		l.mu.Unlock()
 		one.Progress = m.progress()
 		one.Verified = e.Bytes()

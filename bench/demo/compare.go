@@ -18,7 +18,11 @@ import (
 // compare downloads the same objects from the same bucket to the same medium with one curl, file after
 // file over one connection, and checks nothing: what a plain download costs.
 func (d *demo) compare(ctx context.Context, bucketURL string) error {
-	dir, err := os.MkdirTemp(d.place.cache, "curl-")
+	medium := d.place.cache
+	if d.place.tmpfs != "" {
+		medium = d.place.tmpfs // it stays when the node has ended, for the model is in it
+	}
+	dir, err := os.MkdirTemp(medium, "curl-")
 	if err != nil {
 		return err
 	}

@@ -135,9 +135,6 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.stage(ctx); err != nil {
 		return err
 	}
-	if err := d.touch(ctx); err != nil {
-		return err
-	}
 	if road == Node {
 		err = d.byNode(ctx)
 	} else {

@@ -13,9 +13,10 @@ import (
 type folder struct {
 	*place.Dir
 
-	tmpfs string // where one is mounted for the cache, "" for none
-	cache string // the node's; in the folder, unless the user named another place
-	other string // a folder of the demo's elsewhere, "" for none
+	tmpfs string   // where the node has memory for models, "" where it has none
+	cache string   // the node's; in the folder, unless the user named another place
+	media []string // the node's flags for it
+	other string   // a folder of the demo's elsewhere, "" for none
 }
 
 // What is in the folder.

@@ -1,19 +1,22 @@
 package demo
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/bench/memory"
+	"github.com/headstart-serving/headstart/loader"
+	"github.com/headstart-serving/headstart/loader/cache"
 )
 
 // slack is how many bytes there are beside the model's: manifest, state, metadata, the bucket's records.
 const slack = 256 << 20
+
+// rounding is what the files of a model may take beyond their bytes where pages are huge.
+const rounding = 64 << 20
 
 // need returns the bytes that the medium has to have room for.
 func (d *demo) need() int64 {
@@ -75,32 +78,38 @@ func (d *demo) road() (road, why string) {
 	return Node, ""
 }
 
-// medium makes ready what the node's cache, or fetch's directory, lies on.
+// medium decides what the node's cache, or fetch's directory, lies on.
 func (d *demo) medium(road string) error {
-	dir := d.place.Path(mediumDir)
-	if d.cfg.Cache != "" {
+	d.place.cache, d.result.Medium, d.place.media = d.place.Path(mediumDir), "a directory on disk", []string{"--medium", "disk"}
+	switch {
+	case d.cfg.Cache != "":
 		sub, err := os.MkdirTemp(d.cfg.Cache, prefix)
 		if err != nil {
 			return fmt.Errorf("the cache directory: %w", err)
 		}
-		d.place.other, d.place.cache = sub, sub
-		d.result.Medium = "the directory " + d.cfg.Cache
-		return nil
+		d.place.other, d.place.cache, d.result.Medium = sub, sub, "the directory "+d.cfg.Cache
+		var st unix.Statfs_t
+		if err := unix.Statfs(sub, &st); err != nil {
+			return fmt.Errorf("looking at the cache directory: %w", err)
+		}
+		if int64(st.Type) == unix.TMPFS_MAGIC {
+			d.place.media = nil // it is memory as it is
+		}
+	case road == Node && memory.Fits(d.need()):
+		d.place.media = []string{"--medium", "memory", "--memory-limit", strconv.FormatInt(d.need()+rounding, 10)}
 	}
-	d.place.cache, d.result.Medium = dir, "a directory on disk"
-	if road != Node || !memory.Fits(d.need()) {
-		return nil
+	return nil
+}
+
+// found takes over where the node has memory for models, and what kind.
+func (d *demo) found(media []loader.MediumStatus) {
+	for _, m := range media {
+		if m.Kind != cache.Memory || !m.New || d.cfg.Cache != "" {
+			continue
+		}
+		d.place.tmpfs, d.result.Medium = m.Dir, "tmpfs"
+		if m.HugePages == "yes" {
+			d.result.Medium = "tmpfs with huge pages"
+		}
 	}
-	size := "size=" + strconv.FormatInt(d.need(), 10) + ",mode=0700"
-	err := unix.Mount(prefix+"cache", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, size+",huge=always")
-	d.result.Medium = "tmpfs with huge pages"
-	if errors.Is(err, unix.EINVAL) { // a kernel without huge pages
-		err = unix.Mount(prefix+"cache", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, size)
-		d.result.Medium = "tmpfs"
-	}
-	if err != nil {
-		return fmt.Errorf("mounting a tmpfs for the cache: %w", err)
-	}
-	d.place.tmpfs, d.place.cache = dir, filepath.Join(dir, "node")
-	return os.Mkdir(d.place.cache, 0o700)
 }

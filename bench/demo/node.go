@@ -21,6 +21,9 @@ func (d *demo) byNode(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.end(err == nil)) }()
+	if err := d.touch(ctx); err != nil {
+		return err
+	}
 	target := d.place.Path("first")
 	if err := d.held.load.Release(); err != nil {
 		return err
@@ -86,7 +89,7 @@ func (d *demo) startNode(ctx context.Context) (*node, error) {
 		return nil, err
 	}
 	n := &node{demo: d, socket: d.place.Path(socketFile), log: log}
-	n.Daemon, err = d.start(log, "node", "--cache", d.place.cache, "--socket", n.socket, "--listen", "127.0.0.1:0")
+	n.Daemon, err = d.start(log, append([]string{"node", "--cache", d.place.cache, "--socket", n.socket, "--listen", "127.0.0.1:0"}, d.place.media...)...)
 	if err != nil {
 		log.Close()
 		return nil, err
@@ -103,7 +106,8 @@ func (n *node) ready(ctx context.Context) error {
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
 	for {
-		if _, err := n.client.Status(ctx); err == nil {
+		if s, err := n.client.Status(ctx); err == nil {
+			n.demo.found(s.Media)
 			return nil
 		}
 		select {

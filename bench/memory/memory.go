@@ -5,24 +5,27 @@
 package memory
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
+
+	"github.com/headstart-serving/headstart/loader/memory"
 )
 
-// margin is how many bytes are left to everybody else.
-const margin = 2 << 30
+// margin is how many bytes are left to the processes of the measurement.
+const margin = 1 << 30
 
 // Fits reports whether memory has room for n bytes.
 func Fits(n int64) bool { return n <= Free() }
 
 // Free returns how many bytes a measurement may take, by the machine's and by the cgroup's account; it may be negative.
 func Free() int64 {
-	return min(available("/proc/meminfo"), cgroupFree("/sys/fs/cgroup")) - margin
+	a, err := memory.Read()
+	if err != nil {
+		return 0
+	}
+	return a.Free - margin
 }
 
 // Reserve is memory of a tmpfs that has been touched and is held until it is needed.
@@ -57,41 +60,4 @@ func (r Reserve) Release() error {
 		return nil
 	}
 	return os.Remove(r.path)
-}
-
-func available(meminfo string) int64 {
-	f, err := os.Open(meminfo)
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		if fields := strings.Fields(s.Text()); len(fields) >= 2 && fields[0] == "MemAvailable:" {
-			kib, err := strconv.ParseInt(fields[1], 10, 64)
-			if err != nil {
-				return 0
-			}
-			return kib << 10
-		}
-	}
-	return 0
-}
-
-// cgroupFree returns what a container's limit leaves, or the largest number where there is none.
-func cgroupFree(dir string) int64 {
-	read := func(name string) (int64, bool) {
-		b, err := os.ReadFile(dir + "/" + name)
-		if err != nil {
-			return 0, false
-		}
-		n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-		return n, err == nil
-	}
-	limit, ok := read("memory.max")
-	used, ok2 := read("memory.current")
-	if !ok || !ok2 {
-		return 1<<63 - 1
-	}
-	return limit - used
 }

@@ -3,38 +3,8 @@ package memory
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"testing"
 )
-
-func TestFree(t *testing.T) {
-	dir := t.TempDir()
-	put := func(name, s string) {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(s), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if n := cgroupFree(dir); n != 1<<63-1 {
-		t.Errorf("without a cgroup: %d", n)
-	}
-	put("memory.max", "max\n")
-	put("memory.current", "1000\n")
-	if n := cgroupFree(dir); n != 1<<63-1 {
-		t.Errorf("without a limit: %d", n)
-	}
-	put("memory.max", "5000\n")
-	if n := cgroupFree(dir); n != 4000 {
-		t.Errorf("%d of 4000", n)
-	}
-	put("meminfo", "MemTotal:       100 kB\nMemAvailable:    24 kB\n")
-	if n := available(filepath.Join(dir, "meminfo")); n != 24<<10 {
-		t.Errorf("%d available", n)
-	}
-	put("meminfo", "MemAvailable: x kB\n")
-	if n := available(filepath.Join(dir, "meminfo")); n != 0 {
-		t.Errorf("%d available of what is not understood", n)
-	}
-}
 
 func TestTouch(t *testing.T) {
 	dir := t.TempDir()

@@ -49,15 +49,24 @@ It is two processes: a worker, and its parent, which starts the worker again whe
 killed. Readers, also those in a page fault, wait meanwhile and then get their bytes (on Linux before
 6.9: those that wait at that moment get an error). The worker ends with the parent.
 
+A model lies in memory or on the disk. Memory is a tmpfs with huge pages that the node mounts at
+DIR/memory: it stays when the node ends, while models are in it (to have the memory back: umount
+DIR/memory), and a reboot empties it; models there count against the memory limit of the node's
+container, not of its readers'. With --medium auto a model
+goes to memory if it fits beside the models that are leased there, and else to the disk. What fits is
+known before the first byte: by --memory-limit, by what the machine has available, and by the limits of
+the node's cgroup. If DIR is on a tmpfs itself, that is the memory, and nothing is mounted.
+
 After an end of any kind the next node on the same cache directory goes on: complete models are
 there, loads continue, mounts that died are replaced.`,
 		Example: `  headstart node --cache /var/lib/headstart --bucket gs://models
-  mount -t tmpfs -o huge=always,size=100G tmpfs /mnt/cache && headstart node --cache /mnt/cache --bucket gs://models
+  headstart node --cache /var/lib/headstart --medium memory --memory-limit 100GiB --bucket gs://models
   curl http://127.0.0.1:9095/metrics`,
 		Args: cobra.NoArgs,
 	}
 	bucket := bucketFlag(cmd, p)
 	cmd.Flags().StringVar(&at.cache, "cache", "", "`DIR` for the models, on a disk or a tmpfs; one node at a time uses it")
+	media := mediaFlags(cmd)
 	cmd.Flags().StringVar(&at.socket, "socket", defaultSocket, "`PATH` of the control socket; only its owner may use it")
 	cmd.Flags().StringVar(&at.metrics, "listen", "127.0.0.1:9095", "`HOST:PORT` of /metrics and /healthz; port 0 takes a free one")
 	cmd.Flags().IntVar(&worker, workerFlag, 0, "descriptor of the parent")
@@ -66,6 +75,9 @@ there, loads continue, mounts that died are replaced.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		u, err := bucket()
 		if err != nil {
+			return err
+		}
+		if at.media, err = media(); err != nil {
 			return err
 		}
 		if worker == 0 {
@@ -81,7 +93,10 @@ there, loads continue, mounts that died are replaced.`,
 }
 
 // nodePlaces is where a node is found.
-type nodePlaces struct{ cache, socket, metrics string }
+type nodePlaces struct {
+	cache, socket, metrics string
+	media                  cache.Media
+}
 
 // keep runs the node as a child of this process, called as this one was.
 func (p process) keep(ctx context.Context) error {
@@ -104,7 +119,7 @@ func (p process) node(ctx context.Context, u bucketURL, at nodePlaces, parent *k
 		return err
 	}
 	defer closeSource()
-	entries, err := cache.Open(at.cache, log)
+	entries, err := cache.OpenMedia(at.cache, at.media, log)
 	if err != nil {
 		return err
 	}

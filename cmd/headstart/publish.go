@@ -213,8 +213,9 @@ func passthrough(s loader.Status) string {
 func (p process) status(s loader.Status) error {
 	fmt.Fprintf(p.Stdout, "cache %s, passthrough %s\n", s.Dir, passthrough(s))
 	w := tabwriter.NewWriter(p.Stdout, 0, 0, 2, ' ', 0)
+	writeMedia(w, s)
 	if len(s.Entries) > 0 {
-		fmt.Fprintln(w, "\nMODEL\tSTATE\tVERIFIED\tOF\tRATE\tLEFT\tLEASES\tWAITING\tREASON")
+		fmt.Fprintln(w, "\nMODEL\tSTATE\tVERIFIED\tOF\tRATE\tLEFT\tLEASES\tWAITING\tMEDIUM\tREASON")
 	}
 	for _, e := range s.Entries {
 		speed, left := "-", "-"
@@ -224,7 +225,7 @@ func (p process) status(s loader.Status) error {
 				left = time.Duration(e.ETA * float64(time.Second)).Round(time.Second).String()
 			}
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", e.Model, e.State, bytesOf(e.Verified), bytesOf(e.Size), speed, left, e.Leases, e.Waiting, reason(e.Progress))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", e.Model, e.State, bytesOf(e.Verified), bytesOf(e.Size), speed, left, e.Leases, e.Waiting, e.Medium, reason(e.Progress))
 	}
 	if len(s.Leases) > 0 {
 		fmt.Fprintln(w, "\nTARGET\tMODEL\tMODE\tSINCE")

@@ -10,6 +10,10 @@
 //	    chunks               which chunks are verified (see header)
 //	    data/…               the model's files under their own names
 //	aside/<id>.<n>           what stood in entries and could not be served, for a person to look at
+//	memory/                  a tmpfs with entries and aside of its own, where models go to memory
+//
+// A tmpfs that the cache mounted stays when the process ends, with the entries in it, until a process
+// that opened the cache ends and nothing is in it any more; a reboot empties it.
 //
 // An entry takes its room with fallocate before anything is received, so a full medium is an error
 // at the start and never a fault in the middle. Bytes are received straight into a shared mapping of
@@ -34,6 +38,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/headstart-serving/headstart/manifest"
 )
@@ -45,7 +50,8 @@ type Cache struct {
 	dir    string
 	log    *slog.Logger
 	lock   *os.File
-	medium medium
+	places []*Place // that entries lie on
+	order  []*Place // that new ones go to, the preferred one first
 
 	making  sync.Mutex // held while an entry is made or removed
 	mu      sync.Mutex // guards entries
@@ -58,13 +64,19 @@ type Cache struct {
 // The error wraps EBUSY if another process has the directory, EROFS, ENOSPC or EDQUOT if it cannot
 // be written to, EOPNOTSUPP if it lies on an unfit file system. What is in entries and cannot be
 // served is moved aside and logged, never deleted.
-func Open(dir string, log *slog.Logger) (*Cache, error) {
+func Open(dir string, log *slog.Logger) (*Cache, error) { return OpenMedia(dir, Media{}, log) }
+
+// OpenMedia is Open for a cache whose new entries lie on the given media.
+//
+// Where memory is wanted it mounts a tmpfs below dir, if dir is not on one itself. The error wraps
+// fs.ErrPermission if this process may not, which with Auto is no error: then all entries go to the disk.
+func OpenMedia(dir string, media Media, log *slog.Logger) (*Cache, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("cache directory %s: %w", dir, err)
 	}
 	c := &Cache{dir: dir, log: log, entries: make(map[string]*Entry)}
-	if err := c.open(); err != nil {
+	if err := c.open(media); err != nil {
 		if c.lock != nil {
 			c.lock.Close()
 		}
@@ -73,7 +85,7 @@ func Open(dir string, log *slog.Logger) (*Cache, error) {
 	return c, nil
 }
 
-func (c *Cache) open() error {
+func (c *Cache) open(media Media) error {
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		return explain(c.dir, err)
 	}
@@ -82,7 +94,8 @@ func (c *Cache) open() error {
 		return explain(c.dir, err)
 	}
 	c.dir = real
-	if c.medium, err = probe(c.dir); err != nil {
+	home, err := probe(c.dir)
+	if err != nil {
 		return err
 	}
 	if c.lock, err = lock(filepath.Join(c.dir, "lock")); err != nil {
@@ -91,10 +104,18 @@ func (c *Cache) open() error {
 	if err := c.checkVersion(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(c.dir, "entries"), 0o755); err != nil {
-		return explain(c.dir, err)
+	if err := c.openPlaces(home, media); err != nil {
+		return err
 	}
-	return c.recover()
+	for _, p := range c.places {
+		if err := os.MkdirAll(filepath.Join(p.dir, "entries"), 0o755); err != nil {
+			return explain(p.dir, err)
+		}
+		if err := c.recover(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkVersion writes the layout's version into a new cache and refuses any other one. An empty file
@@ -139,65 +160,81 @@ func (c *Cache) writeVersion(path string) error {
 	return syncPath(c.dir)
 }
 
-// recover reads the entries that an earlier process left.
-func (c *Cache) recover() error {
-	dirs, err := os.ReadDir(filepath.Join(c.dir, "entries"))
+// recover reads the entries that an earlier process left in a place.
+func (c *Cache) recover(p *Place) error {
+	entries := filepath.Join(p.dir, "entries")
+	dirs, err := os.ReadDir(entries)
 	if err != nil {
-		return explain(c.dir, err)
+		return explain(p.dir, err)
 	}
 	for _, d := range dirs {
-		dir := filepath.Join(c.dir, "entries", d.Name())
+		dir := filepath.Join(entries, d.Name())
 		if strings.HasPrefix(d.Name(), ".") {
 			// An entry that was being made, and has no byte yet, or being removed.
 			c.log.Info("removing what is left of an unfinished entry", "path", dir)
-			if err := removeTree(filepath.Join(c.dir, "entries"), d.Name()); err != nil {
+			if err := removeTree(entries, d.Name()); err != nil {
 				return err
 			}
 			continue
 		}
-		e, err := load(dir, "", c.medium)
+		e, err := load(dir, "", p.medium)
 		if err == nil && e.id != d.Name() {
 			err = fmt.Errorf("the manifest in it is of %s", e.id)
+		}
+		if err == nil && c.entries[e.id] != nil {
+			err = fmt.Errorf("the same model is in %s", c.entries[e.id].place.dir)
 		}
 		if err == nil {
 			err = e.resume()
 		}
 		if err != nil {
-			if err := c.setAside(d.Name(), err); err != nil {
+			if err := c.setAside(p, d.Name(), err); err != nil {
 				return err
 			}
 			continue
 		}
+		e.place = p
 		c.entries[e.id] = e
-		c.log.Info("found an entry", "entry", e.id, "complete", e.Complete(), "verified_bytes", e.Bytes(), "size_bytes", e.m.Size())
+		c.log.Info("found an entry", "entry", e.id, "medium", p.Kind(), "complete", e.Complete(), "verified_bytes", e.Bytes(), "size_bytes", e.m.Size())
 	}
 	return nil
 }
 
 // setAside moves what cannot be served out of the way. It is not deleted: it may be worth a look.
-func (c *Cache) setAside(name string, why error) error {
-	aside := filepath.Join(c.dir, "aside")
+func (c *Cache) setAside(p *Place, name string, why error) error {
+	aside := filepath.Join(p.dir, "aside")
 	if err := os.MkdirAll(aside, 0o700); err != nil {
-		return explain(c.dir, err)
+		return explain(p.dir, err)
 	}
 	for n := 1; ; n++ {
 		to := filepath.Join(aside, fmt.Sprintf("%s.%d", name, n))
 		if _, err := os.Lstat(to); err == nil {
 			continue
 		}
-		if err := os.Rename(filepath.Join(c.dir, "entries", name), to); err != nil {
-			return explain(c.dir, err)
+		if err := os.Rename(filepath.Join(p.dir, "entries", name), to); err != nil {
+			return explain(p.dir, err)
 		}
 		c.log.Warn("set aside an entry that cannot be served; remove it to have its room back", "entry", name, "path", to, "reason", why)
 		return nil
 	}
 }
 
-// Entry finds the entry of a manifest, or makes it with all of its room. raw is the manifest's bytes.
+// Entry finds the entry of a manifest, or makes it with all of its room where that is: in the first of
+// Places that has it. raw is the manifest's bytes.
 //
 // Without enough room the error wraps ENOSPC and says how much is needed and how much there is;
 // nothing is left of the attempt.
-func (c *Cache) Entry(m *manifest.Manifest, raw []byte) (*Entry, error) {
+func (c *Cache) Entry(m *manifest.Manifest, raw []byte) (e *Entry, err error) {
+	for _, p := range c.order {
+		if e, err = c.EntryAt(p, m, raw); !errors.Is(err, syscall.ENOSPC) {
+			return e, err
+		}
+	}
+	return nil, err
+}
+
+// EntryAt is Entry, and makes the entry in that place and in no other. One that is found may be elsewhere.
+func (c *Cache) EntryAt(p *Place, m *manifest.Manifest, raw []byte) (*Entry, error) {
 	c.making.Lock()
 	defer c.making.Unlock()
 	id := ID(m.Model, manifest.Sum(raw))
@@ -208,17 +245,18 @@ func (c *Cache) Entry(m *manifest.Manifest, raw []byte) (*Entry, error) {
 		}
 		return e, nil
 	}
-	final := filepath.Join(c.dir, "entries", id)
-	dir := filepath.Join(c.dir, "entries", ".new-"+id)
+	entries := filepath.Join(p.dir, "entries")
+	final, dir := filepath.Join(entries, id), filepath.Join(entries, ".new-"+id)
 	if err := os.Mkdir(dir, 0o755); err != nil {
-		return nil, explain(c.dir, err)
+		return nil, explain(p.dir, err)
 	}
-	e := newEntry(dir, "", m, raw, c.medium)
+	e := newEntry(dir, "", m, raw, p.medium)
+	e.place = p
 	if err := e.create(); err != nil {
-		return nil, errors.Join(err, removeTree(filepath.Join(c.dir, "entries"), ".new-"+id))
+		return nil, errors.Join(err, removeTree(entries, ".new-"+id))
 	}
 	if err := os.Rename(dir, final); err != nil {
-		return nil, errors.Join(explain(c.dir, err), removeTree(filepath.Join(c.dir, "entries"), ".new-"+id))
+		return nil, errors.Join(explain(p.dir, err), removeTree(entries, ".new-"+id))
 	}
 	e.dir = final
 	c.mu.Lock()
@@ -257,25 +295,26 @@ func (c *Cache) Remove(e *Entry) error {
 		return err
 	}
 	// The name goes first: a process that dies now leaves nothing that looks like an entry.
-	dir := filepath.Join(c.dir, "entries", ".removed-"+e.id)
-	if err := os.Rename(e.dir, dir); err != nil {
-		return explain(c.dir, err)
+	entries := filepath.Join(e.place.dir, "entries")
+	if err := os.Rename(e.dir, filepath.Join(entries, ".removed-"+e.id)); err != nil {
+		return explain(e.place.dir, err)
 	}
 	c.mu.Lock()
 	delete(c.entries, e.id)
 	c.mu.Unlock()
-	return removeTree(filepath.Join(c.dir, "entries"), ".removed-"+e.id)
+	return removeTree(entries, ".removed-"+e.id)
 }
 
 // Dir returns the cache's directory.
 func (c *Cache) Dir() string { return c.dir }
 
-// Close releases the entries' descriptors and mappings and lets the next process have the directory.
+// Close releases the entries' descriptors and mappings, gives back memory that nothing is in, and lets
+// the next process have the directory.
 // No load may be running.
 func (c *Cache) Close() error {
 	var errs []error
 	for _, e := range c.Entries() {
 		errs = append(errs, e.Release())
 	}
-	return errors.Join(append(errs, c.lock.Close())...)
+	return errors.Join(append(errs, c.closePlaces(), c.lock.Close())...)
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headstart-serving/headstart/loader/tmpfs"
 	"github.com/headstart-serving/headstart/manifest"
 )
 
@@ -21,9 +22,11 @@ func (e *Entry) create() error {
 	if err := e.checkRoom(); err != nil {
 		return err
 	}
+	before := e.hugeNow()
 	if err := e.makeFiles(nil); err != nil {
 		return err
 	}
+	e.huge = min(max(0, e.hugeNow()-before), e.m.Size())
 	if err := e.writeFile("chunks", append(e.head.marshal(), make([]byte, len(e.chunks))...), 0o600); err != nil {
 		return err
 	}
@@ -34,12 +37,12 @@ func (e *Entry) create() error {
 // checkRoom compares what the files need with what the medium has, so that the usual case of too
 // little room is found before anything is allocated, and with numbers.
 func (e *Entry) checkRoom() error {
-	available, block, err := free(e.dir)
+	room, err := e.medium.room(e.dir)
 	if err != nil {
 		return err
 	}
-	if need := e.need(block); need > available {
-		return e.noRoom(need, available)
+	if need := e.need(room.Block); need > room.Available {
+		return e.noRoom(need, room)
 	}
 	return nil
 }
@@ -57,15 +60,19 @@ func (e *Entry) need(block uint64) uint64 {
 	return need
 }
 
-func (e *Entry) noRoom(need, available uint64) error {
+func (e *Entry) noRoom(need uint64, room Room) error {
 	home := e.home()
+	bound := ""
+	if room.Bound != "" {
+		bound = " by " + room.Bound
+	}
 	hint := ""
 	if aside := filepath.Join(home, "aside"); e.dest == "" {
 		if n := used(aside); n > 0 {
 			hint = fmt.Sprintf("; %d bytes are in %s, which nobody uses", n, aside)
 		}
 	}
-	return fail(unix.ENOSPC, "%s needs %d bytes, but only %d are available in %s%s: make room or use another directory", e.m.Model, need, available, home, hint)
+	return fail(unix.ENOSPC, "%s needs %d bytes, but only %d are available in %s%s%s: make room or use another directory", e.m.Model, need, room.Available, home, bound, hint)
 }
 
 // home returns the directory that a person knows: the cache's, or the one that is fetched into.
@@ -138,11 +145,11 @@ func (e *Entry) makeFile(root *os.Root, mf *manifest.File) error {
 		return explain(e.home(), err)
 	}
 	err = allocate(f, mf.Size)
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EFBIG) {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EFBIG) || errors.Is(err, unix.ENOMEM) {
 		// More than the file system thought it had: what is free now is what was left over.
-		available, block, freeErr := free(e.dir)
-		if freeErr == nil {
-			err = e.noRoom(e.need(block), available+e.made(root))
+		if room, roomErr := e.medium.room(e.dir); roomErr == nil {
+			room.Available += e.made()
+			err = e.noRoom(e.need(room.Block), room)
 		}
 	} else if err != nil {
 		err = explain(e.home(), err)
@@ -150,15 +157,15 @@ func (e *Entry) makeFile(root *os.Root, mf *manifest.File) error {
 	return errors.Join(err, f.Close())
 }
 
-// made returns the bytes that are allocated below root.
-func (e *Entry) made(root *os.Root) uint64 {
-	var n uint64
-	for i := range e.m.Files {
-		if st, err := root.Stat(filepath.FromSlash(e.m.Files[i].Path)); err == nil {
-			n += allocated(st)
-		}
+// made returns the bytes that are allocated below data.
+func (e *Entry) made() uint64 { return used(filepath.Join(e.dir, "data")) }
+
+// hugeNow returns the bytes in huge pages, where the entry may get some.
+func (e *Entry) hugeNow() int64 {
+	if !e.medium.memory {
+		return 0
 	}
-	return n
+	return tmpfs.HugeBytes()
 }
 
 // writeFile writes a small file of the entry and syncs it: after a crash of the machine the entry is

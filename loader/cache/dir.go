@@ -141,8 +141,8 @@ func (e *Entry) checkPlace(root *os.Root, name string) error {
 	return explain(e.dest, err)
 }
 
-// place moves the files from data to their places in dest.
-func (e *Entry) place() error {
+// moveIn moves the files from data to their places in dest.
+func (e *Entry) moveIn() error {
 	root, err := os.OpenRoot(e.dest)
 	if err != nil {
 		return err

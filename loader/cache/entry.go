@@ -24,6 +24,8 @@ type Entry struct {
 	raw    []byte
 	sum    manifest.Digest
 	medium medium
+	place  *Place // of its cache, nil if it has none
+	huge   int64  // bytes that it got in huge pages
 	boot   string
 	held   *os.File // the lock of an entry that has no cache
 
@@ -34,10 +36,11 @@ type Entry struct {
 	bytes  atomic.Int64    // verified
 	sealed atomic.Bool
 
-	mu    sync.Mutex // guards what follows, and the order of Seal, Sync and Release
-	files []file
-	state *os.File // the file "chunks", open while chunks are recorded
-	head  header
+	mu      sync.Mutex // guards what follows, and the order of Seal, Sync and Release
+	files   []file
+	state   *os.File   // the file "chunks", open while chunks are recorded
+	flusher *writeback // as long, where entries lie on a disk
+	head    header
 }
 
 // file is what an entry knows about one file of the model.
@@ -131,6 +134,13 @@ func (e *Entry) Filled() bool { return e.open.Load() == 0 }
 
 // Complete reports whether the entry is sealed: nothing will write to it again.
 func (e *Entry) Complete() bool { return e.sealed.Load() }
+
+// Place returns the medium of the cache that the entry lies on; nil if it is one of [OpenDir].
+func (e *Entry) Place() *Place { return e.place }
+
+// HugeBytes returns how many of the entry's bytes are in huge pages, as well as can be told: 0 if an
+// earlier process made it.
+func (e *Entry) HugeBytes() int64 { return e.huge }
 
 // Bytes returns the number of verified bytes.
 func (e *Entry) Bytes() int64 { return e.bytes.Load() }

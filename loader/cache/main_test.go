@@ -11,14 +11,14 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/loader/cache"
 	"github.com/headstart-serving/headstart/loader/fetch/fetchtest"
+	"github.com/headstart-serving/headstart/loader/mount/mounttest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { mounttest.Main(m) }
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headstart-serving/headstart/loader/memory"
 )
 
 // fault is one line for a person and a class for the program: the class does not repeat itself in
@@ -27,6 +29,8 @@ func fail(class error, format string, args ...any) error {
 // medium is the file system that entries lie on.
 type medium struct {
 	memory bool // nothing of it survives a reboot: no fsync is needed
+	// account says how much memory there is, where entries lie in it.
+	account func() (memory.Account, error)
 }
 
 // unfit names the file systems that are refused, by the magic numbers of statfs(2). On all of them
@@ -59,7 +63,7 @@ func probe(dir string) (medium, error) {
 	if err := tryMapping(dir); err != nil {
 		return medium{}, err
 	}
-	return medium{memory: int64(st.Type) == unix.TMPFS_MAGIC}, nil
+	return medium{memory: int64(st.Type) == unix.TMPFS_MAGIC, account: memory.Read}, nil
 }
 
 // tryMapping allocates a file in dir, writes to it through a shared mapping, and reads that back.
@@ -128,13 +132,26 @@ func explain(dir string, err error) error {
 	return fmt.Errorf("%s: %w", dir, err)
 }
 
-// free returns the bytes that can still be allocated below dir, and the size of its blocks.
-func free(dir string) (available, block uint64, err error) {
+// room returns what can still be allocated below dir. The size of a tmpfs is a promise that nobody
+// keeps: what it gives out beyond the memory that there is, the kernel takes back by killing.
+func (md *medium) room(dir string) (Room, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, 0, fmt.Errorf("looking at the file system of %s: %w", dir, err)
+		return Room{}, fmt.Errorf("looking at the file system of %s: %w", dir, err)
 	}
-	return st.Bavail * uint64(st.Bsize), uint64(st.Bsize), nil
+	block := uint64(st.Bsize)
+	r := Room{Size: st.Blocks * block, Available: st.Bavail * block, Block: block}
+	if !md.memory {
+		return r, nil
+	}
+	a, err := md.account()
+	if err != nil {
+		return Room{}, err
+	}
+	if left := uint64(a.Free); left < r.Available {
+		r.Available, r.Bound = left, fmt.Sprintf("the memory of %s, of which %d bytes are left to others", a.Bound, a.Spared)
+	}
+	return r, nil
 }
 
 // lock takes the file at path for this process. Who holds it already is named by an EBUSY.

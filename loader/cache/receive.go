@@ -42,6 +42,9 @@ func (e *Entry) begin() error {
 		return fmt.Errorf("entry %s: %w", e.id, err)
 	}
 	e.state = f
+	if !e.medium.memory {
+		e.flusher = startWriteback()
+	}
 	return nil
 }
 
@@ -99,6 +102,7 @@ func (e *Entry) Commit(file, chunk int) error {
 	if _, err := e.state.WriteAt([]byte{verified}, int64(headerSize+i)); err != nil {
 		return fmt.Errorf("entry %s: recording a chunk: %w", e.id, err)
 	}
+	e.writeBack(file, chunk)
 	e.count(file, chunk)
 	if e.left[file].Add(-1) > 0 {
 		return nil
@@ -188,6 +192,10 @@ func (e *Entry) release() error {
 	var errs []error
 	for i := range e.files {
 		errs = append(errs, e.unmap(i))
+	}
+	if e.flusher != nil {
+		e.flusher.end()
+		e.flusher = nil
 	}
 	if e.state != nil {
 		errs = append(errs, e.state.Close())

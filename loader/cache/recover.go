@@ -7,6 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/manifest"
 )
@@ -39,6 +42,11 @@ func readManifest(path string) ([]byte, error) {
 
 // resume takes over what an earlier process recorded: where each file is and which chunks of it are
 // there.
+//
+// A file of a sealed entry counts as unchanged if its size and its time of change (mtime) are as they
+// were when it was sealed, and nothing of it, nor its mode or owner, was changed (ctime) after that was
+// recorded: who writes to it and sets its mtime back is found too. What no time tells, a disk that
+// returns other bytes, or writes to the disk itself, is for who reads the files and compares: verify.
 func (e *Entry) resume() error {
 	stats := make([]fs.FileInfo, len(e.files))
 	for i := range e.files {
@@ -48,6 +56,7 @@ func (e *Entry) resume() error {
 		}
 		stats[i] = st
 	}
+	recorded := changed(filepath.Join(e.dir, "chunks"))
 	head, chunks, err := e.restore()
 	if err != nil {
 		return err
@@ -56,7 +65,7 @@ func (e *Entry) resume() error {
 	sealed := !head.stamp.IsZero()
 	trusted := head.boot == e.boot && e.boot != "" || sealed && head.durable
 	for i := range e.files {
-		unchanged := stats[i] != nil && (!sealed || stats[i].ModTime().Equal(head.stamp))
+		unchanged := stats[i] != nil && (!sealed || stats[i].ModTime().Equal(head.stamp) && !changed(e.path(i)).After(recorded))
 		e.take(i, chunks, stats[i] != nil, trusted && unchanged)
 		sealed = sealed && unchanged
 	}
@@ -68,6 +77,15 @@ func (e *Entry) resume() error {
 		return err
 	}
 	return e.makeFiles(func(file int) bool { return stats[file] != nil })
+}
+
+// changed returns when a file or its inode was changed last, zero if that is not known.
+func changed(path string) time.Time {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return time.Time{}
+	}
+	return time.Unix(st.Ctim.Unix())
 }
 
 // find looks for a file's bytes: below data, else, if the entry's files are moved, in their place.

@@ -26,7 +26,7 @@ func (e *Entry) Seal() error {
 	if err := e.begin(); err != nil {
 		return err
 	}
-	e.head.stamp = time.Unix(time.Now().Unix(), 0)
+	e.head.stamp = time.Unix(max(1, time.Now().Unix()), 0) // 0 says that it is not sealed
 	if err := e.finish(); err != nil {
 		return fmt.Errorf("sealing entry %s: %w", e.id, err)
 	}
@@ -58,7 +58,7 @@ func (e *Entry) finish() error {
 	if err := e.syncPaths(context.Background(), e.paths()); err != nil {
 		return e.lost(context.Background(), err)
 	}
-	if err := e.place(); err != nil {
+	if err := e.moveIn(); err != nil {
 		return err
 	}
 	if err := e.syncPaths(context.Background(), e.paths()[len(e.files):]); err != nil {

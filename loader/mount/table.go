@@ -24,6 +24,7 @@ type Point struct {
 	Options    string // of this mount, with commas: "ro,nosuid,nodev,relatime"
 	Type       string // "ext4", "fuse.headstart"
 	Source     string
+	Super      string // options of the file system, with commas: "rw,size=1048576k,huge=always"
 }
 
 // ReadOnly reports whether nothing can be written through the mount.
@@ -138,8 +139,12 @@ func parseLine(line string) (Point, error) {
 	if err != nil {
 		return Point{}, err
 	}
-	return Point{ID: id, Parent: parent, Device: left[2], Root: unescape(left[3]), Target: unescape(left[4]),
-		Options: left[5], Type: unescape(right[0]), Source: unescape(right[1])}, nil
+	p := Point{ID: id, Parent: parent, Device: left[2], Root: unescape(left[3]), Target: unescape(left[4]),
+		Options: left[5], Type: unescape(right[0]), Source: unescape(right[1])}
+	if len(right) > 2 {
+		p.Super = right[2]
+	}
+	return p, nil
 }
 
 // unescape undoes the kernel's writing of blank, tab, newline, backslash and hash as \ooo.

@@ -11,9 +11,9 @@ func TestParse(t *testing.T) {
 		"37 36 0:39 / /a\\040b\\011c\\012d\\134e\\043 ro,nosuid - fuse.headstart headstart ro,user_id=0\n" +
 		"38 36 0:40 / /mnt3 rw - tmpfs  rw\n"))
 	want := []Point{
-		{ID: 36, Parent: 35, Device: "98:0", Root: "/mnt1", Target: "/mnt2", Options: "rw,noatime", Type: "ext3", Source: "/dev/root"},
-		{ID: 37, Parent: 36, Device: "0:39", Root: "/", Target: "/a b\tc\nd\\e#", Options: "ro,nosuid", Type: "fuse.headstart", Source: "headstart"},
-		{ID: 38, Parent: 36, Device: "0:40", Root: "/", Target: "/mnt3", Options: "rw", Type: "tmpfs", Source: ""},
+		{ID: 36, Parent: 35, Device: "98:0", Root: "/mnt1", Target: "/mnt2", Options: "rw,noatime", Type: "ext3", Source: "/dev/root", Super: "rw,errors=continue"},
+		{ID: 37, Parent: 36, Device: "0:39", Root: "/", Target: "/a b\tc\nd\\e#", Options: "ro,nosuid", Type: "fuse.headstart", Source: "headstart", Super: "ro,user_id=0"},
+		{ID: 38, Parent: 36, Device: "0:40", Root: "/", Target: "/mnt3", Options: "rw", Type: "tmpfs", Source: "", Super: "rw"},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)

@@ -1,0 +1,75 @@
+package cache
+
+import (
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// writeback sends the committed chunks of an entry to their disk, one after the other. The kernel would
+// let them pile up, to a tenth of the memory and then to where it stops who writes, and the sync of the
+// sealed entry would find all of it to do.
+type writeback struct {
+	queue chan piece
+	ended atomic.Bool
+	done  sync.WaitGroup
+}
+
+// piece is a range of a file that is to be written.
+type piece struct {
+	path   string
+	off, n int64
+}
+
+const (
+	pending = 256     // chunks that may wait; those that find the queue full are left to the kernel
+	stretch = 1 << 20 // bytes that are begun at once: end waits for no more
+)
+
+// writeBack queues a committed chunk. It never waits.
+func (e *Entry) writeBack(file, chunk int) {
+	if e.flusher == nil {
+		return
+	}
+	off := int64(chunk) * e.m.ChunkSize
+	select {
+	case e.flusher.queue <- piece{e.path(file), off, min(e.m.ChunkSize, e.m.Files[file].Size-off)}:
+	default:
+	}
+}
+
+func startWriteback() *writeback {
+	w := &writeback{queue: make(chan piece, pending)}
+	w.done.Go(func() {
+		for p := range w.queue {
+			if !w.ended.Load() {
+				w.start(&p)
+			}
+		}
+	})
+	return w
+}
+
+// start begins to write a piece and does not wait for the disk, but for a place in its queue. An error
+// shows up in the sync of the entry again, which is where it counts.
+func (w *writeback) start(p *piece) {
+	f, err := os.OpenFile(p.path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	for off := p.off; off < p.off+p.n && !w.ended.Load(); off += stretch {
+		if unix.SyncFileRange(int(f.Fd()), off, min(stretch, p.off+p.n-off), unix.SYNC_FILE_RANGE_WRITE) != nil {
+			return
+		}
+	}
+}
+
+// end drops what is queued: it is left to the kernel, and to the sync.
+func (w *writeback) end() {
+	w.ended.Store(true)
+	close(w.queue)
+	w.done.Wait()
+}
