@@ -12,10 +12,11 @@
 // opened before they were complete, go on too if somebody keeps the connections of the modelfs for the
 // next process (package keeper); else they end with an error and the next process replaces the mount.
 //
-// Below the cache's directory the loader has two folders of its own:
+// Below the cache's directory the loader has three folders of its own:
 //
 //	leases/<hash of the target>.json    one for each target
 //	mnt/<entry>/                        where an entry's modelfs is mounted
+//	orders/<entry>                      the order in which its chunks were demanded; it stays when the entry goes
 package loader
 
 import (
@@ -24,6 +25,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -59,6 +61,7 @@ type Config struct {
 type Loader struct {
 	cfg       Config
 	leases    store
+	orders    *orders
 	targets   locks         // by target: one publish or unpublish at a time
 	recovered chan struct{} // closed when Run has taken over the earlier process's leases
 	stopped   chan struct{} // closed when Run ends
@@ -79,7 +82,7 @@ func New(cfg Config) *Loader {
 	if cfg.Grace <= 0 {
 		cfg.Grace = Grace
 	}
-	l := &Loader{cfg: cfg, leases: store{dir: cfg.Cache.Dir()}, recovered: make(chan struct{}), stopped: make(chan struct{}), closed: make(chan struct{}),
+	l := &Loader{cfg: cfg, leases: store{dir: cfg.Cache.Dir()}, orders: &orders{dir: filepath.Join(cfg.Cache.Dir(), "orders")}, recovered: make(chan struct{}), stopped: make(chan struct{}), closed: make(chan struct{}),
 		models: map[string]*model{}, byPath: map[string]*lease{}, shown: map[*modelfs.FS]chan struct{}{}}
 	l.metrics = newMetrics(l)
 	return l
@@ -95,7 +98,7 @@ func (l *Loader) Run(ctx context.Context) error {
 		return fmt.Errorf("taking over leases: %w", err)
 	}
 	close(l.recovered)
-	<-ctx.Done()
+	l.writeOrders(ctx)
 	return l.stop()
 }
 

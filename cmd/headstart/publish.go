@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync/atomic"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -146,54 +145,4 @@ and verified. It is for init containers.
 		return err
 	}
 	return cmd
-}
-
-func newStatusCommand(p process) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:     "status",
-		Short:   "Show what is on this node: models, loads, what is published where",
-		Example: `  headstart status --json | jq .entries`,
-		Args:    cobra.NoArgs,
-	}
-	socket := socketFlag(cmd)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		node := control.Dial(*socket)
-		defer node.Close()
-		s, err := node.Status(cmd.Context())
-		if err != nil {
-			return err
-		}
-		if asJSON {
-			return json.NewEncoder(p.Stdout).Encode(s)
-		}
-		return p.status(s)
-	}
-	return cmd
-}
-
-func (p process) status(s loader.Status) error {
-	fmt.Fprintf(p.Stdout, "cache %s, passthrough %s\n", s.Dir, s.Passthrough)
-	w := tabwriter.NewWriter(p.Stdout, 0, 0, 2, ' ', 0)
-	if len(s.Entries) > 0 {
-		fmt.Fprintln(w, "\nMODEL\tSTATE\tVERIFIED\tOF\tRATE\tLEFT\tLEASES\tWAITING\tREASON")
-	}
-	for _, e := range s.Entries {
-		speed, left := "-", "-"
-		if e.State == "loading" {
-			speed = bytesOf(int64(e.Rate)) + "/s"
-			if e.ETA > 0 {
-				left = time.Duration(e.ETA * float64(time.Second)).Round(time.Second).String()
-			}
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", e.Model, e.State, bytesOf(e.Verified), bytesOf(e.Size), speed, left, e.Leases, e.Waiting, e.Reason)
-	}
-	if len(s.Leases) > 0 {
-		fmt.Fprintln(w, "\nTARGET\tMODEL\tMODE\tSINCE")
-	}
-	for _, l := range s.Leases {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", l.Target, l.Model, l.Mode, l.Since.Format(time.RFC3339))
-	}
-	return w.Flush()
 }
