@@ -16,10 +16,13 @@ const (
 	// Halves is two ranks of a tensor parallel server that split each file between them: the first half of
 	// its tensors and the second are read side by side.
 	Halves = "halves"
+	// Pipeline is the last of two ranks of a pipeline: it wants the second half of each file's tensors, and
+	// never the rest.
+	Pipeline = "pipeline"
 )
 
 // Orders lists them.
-var Orders = []string{Natural, Reverse, Halves}
+var Orders = []string{Natural, Reverse, Halves, Pipeline}
 
 // inOrder puts shards, which are in natural order, in the order in which they are read.
 func inOrder(order string, shards []string) {
@@ -47,6 +50,12 @@ func extents(order string, tensors []safetensors.Tensor) iter.Seq[extent] {
 			a, b := tensors[:len(tensors)/2], tensors[len(tensors)/2:]
 			for i := range b {
 				if i < len(a) && !yield(extent{a[i].Offset, a[i].Size}) || !yield(extent{b[i].Offset, b[i].Size}) {
+					return
+				}
+			}
+		case Pipeline:
+			for _, t := range tensors[len(tensors)/2:] {
+				if !yield(extent{t.Offset, t.Size}) {
 					return
 				}
 			}

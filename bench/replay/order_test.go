@@ -13,6 +13,8 @@ func TestExtents(t *testing.T) {
 		Natural: {{10, step + 5}, {step + 15, 0}, {step + 15, 7}},
 		Reverse: {{step + 15, 7}, {15, step}, {10, 5}},
 		Halves:  {{10, step + 5}, {step + 15, 0}, {step + 15, 7}},
+		// of three the second and the third
+		Pipeline: {{step + 15, 0}, {step + 15, 7}},
 	} {
 		if got := slices.Collect(extents(order, tensors)); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", order, got, want)
@@ -26,7 +28,7 @@ func TestExtents(t *testing.T) {
 			all = append(all, safetensors.Tensor{Offset: size, Size: int64(i) * 3 * step / 2})
 			size += int64(i) * 3 * step / 2
 		}
-		for _, order := range Orders {
+		for _, order := range []string{Natural, Reverse, Halves} {
 			got := slices.SortedFunc(extents(order, all), func(a, b extent) int { return int(a.off+a.n) - int(b.off+b.n) })
 			at := int64(0)
 			for _, e := range got {
@@ -58,7 +60,7 @@ func TestOrdersReadEverything(t *testing.T) {
 		}
 		err := r.run(t.Context())
 		r.close()
-		if err != nil || !r.result.Verified || r.result.Weights != weightBytes {
+		if err != nil || !r.result.Verified || (r.result.Weights == weightBytes) == (order == Pipeline) {
 			t.Errorf("%s: %+v, %v", order, r.result, err)
 		}
 		if (first == "model-10-of-10.safetensors") != (order == Reverse) {

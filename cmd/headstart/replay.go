@@ -67,7 +67,7 @@ sha256sum and has to name all files of the model.
 		},
 	}
 	cmd.Flags().StringVar(&expect, "expect", "", "`FILE` with the sha256 of every file of the model, as sha256sum writes it")
-	cmd.Flags().StringVar(&order, "order", replay.Natural, "`ORDER` of the weights: natural, reverse (another loader's), or halves (two ranks that split each file)")
+	cmd.Flags().StringVar(&order, "order", replay.Natural, "`ORDER` of the weights: natural, reverse (another loader's), halves (two ranks that split each file), or pipeline (one of two, which wants its half alone)")
 	cmd.Flags().DurationVar(&headStart, "head-start", 0, "time between the headers and the weights; vLLM's imports take 15s to 20s")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
