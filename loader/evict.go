@@ -116,6 +116,7 @@ func (l *Loader) evict(p *cache.Place) (bool, error) {
 		l.forget(m)
 		l.mu.Unlock()
 		l.metrics.evictions.Inc()
+		l.metrics.evicted.Add(float64(m.m.Size()))
 		l.cfg.Log.Info("evicted", "model", m.m.Model.String(), "medium", p.Kind(), "bytes", m.m.Size())
 		return true, nil
 	}

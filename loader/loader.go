@@ -17,6 +17,7 @@
 //	leases/<hash of the target>.json    one for each target
 //	mnt/<entry>/                        where an entry's modelfs is mounted
 //	hf/<entry>/                         what is around an entry's files in the layout HF
+//	orders/<entry>                      the order in which its chunks were demanded; it stays when the entry goes
 package loader
 
 import (
@@ -25,6 +26,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -60,6 +62,7 @@ type Config struct {
 type Loader struct {
 	cfg       Config
 	leases    store
+	orders    *orders
 	targets   locks         // by target: one publish or unpublish at a time
 	room      sync.Mutex    // held by who evicts; a model's token is taken before it
 	recovered chan struct{} // closed when Run has taken over the earlier process's leases
@@ -81,7 +84,7 @@ func New(cfg Config) *Loader {
 	if cfg.Grace <= 0 {
 		cfg.Grace = Grace
 	}
-	l := &Loader{cfg: cfg, leases: store{dir: cfg.Cache.Dir()}, recovered: make(chan struct{}), stopped: make(chan struct{}), closed: make(chan struct{}),
+	l := &Loader{cfg: cfg, leases: store{dir: cfg.Cache.Dir()}, orders: &orders{dir: filepath.Join(cfg.Cache.Dir(), "orders")}, recovered: make(chan struct{}), stopped: make(chan struct{}), closed: make(chan struct{}),
 		models: map[string]*model{}, byPath: map[string]*lease{}, shown: map[*modelfs.FS]shown{}}
 	l.metrics = newMetrics(l)
 	return l
@@ -97,7 +100,7 @@ func (l *Loader) Run(ctx context.Context) error {
 		return fmt.Errorf("taking over leases: %w", err)
 	}
 	close(l.recovered)
-	<-ctx.Done()
+	l.writeOrders(ctx)
 	return l.stop()
 }
 

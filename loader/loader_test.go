@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/loader"
@@ -447,6 +448,7 @@ func TestMetrics(t *testing.T) {
 	at := target(t)
 	publish(t, n, m, at)
 	check(t, at, m)
+	wait(t, n, m)
 	registry := prometheus.NewPedanticRegistry()
 	for _, c := range append(n.Collectors(), n.engine.Collectors()...) {
 		if err := registry.Register(c); err != nil {
@@ -456,6 +458,10 @@ func TestMetrics(t *testing.T) {
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(families).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("against Prometheus' conventions: %+v, %v", problems, err)
 	}
 	values := map[string]float64{}
 	for _, f := range families {
@@ -469,6 +475,15 @@ func TestMetrics(t *testing.T) {
 		"headstart_publish_duration_seconds": 1,
 		"headstart_opens_total":              6, // publish polls one
 		"headstart_failed_reads_total":       0,
+		"headstart_fetched_bytes_total":      float64(m.Manifest.Size()),
+		"headstart_chunks_total":             8,
+		"headstart_queue_wait_seconds":       8,
+		"headstart_load_duration_seconds":    1,
+		"headstart_loads_running":            0,
+		"headstart_loads_total":              1,
+		"headstart_waiting_readers":          0,
+		"headstart_in_flight_bytes":          0,
+		"headstart_evicted_bytes_total":      0,
 	} {
 		if got, ok := values[name]; !ok || got != want {
 			t.Errorf("%s is %v (%v), want %v", name, got, ok, want)

@@ -11,6 +11,7 @@ import (
 type metrics struct {
 	publish   *prometheus.HistogramVec
 	evictions prometheus.Counter
+	evicted   prometheus.Counter
 	computed  []prometheus.Collector
 }
 
@@ -20,6 +21,8 @@ func newMetrics(l *Loader) *metrics {
 			Help: "Time to make a model visible, by mode and outcome.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}, []string{"mode", "outcome"}),
 		evictions: prometheus.NewCounter(prometheus.CounterOpts{Name: "headstart_evictions_total",
 			Help: "Entries that were removed to make room."}),
+		evicted: prometheus.NewCounter(prometheus.CounterOpts{Name: "headstart_evicted_bytes_total",
+			Help: "Size of the models that were removed to make room."}),
 	}
 	gauge := func(name, help string, labels prometheus.Labels, value func() float64) {
 		m.computed = append(m.computed, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value))
@@ -29,9 +32,9 @@ func newMetrics(l *Loader) *metrics {
 			func() float64 { return value(l.served()) }))
 	}
 	gauge("headstart_leases", "Targets that show a model.", nil, func() float64 { return float64(l.leaseCount()) })
-	for _, complete := range []bool{true, false} {
-		gauge("headstart_cache_bytes", "Size of the models in the cache, by state.", prometheus.Labels{"state": map[bool]string{true: "complete", false: "partial"}[complete]},
-			func() float64 { return float64(l.cached(complete)) })
+	for _, state := range cacheStates {
+		gauge("headstart_cache_bytes", "Size of the models in the cache, by state: complete and leased, complete and idle, loading, or partial (nobody loads the rest).", prometheus.Labels{"state": state},
+			func() float64 { return float64(l.cached()[state]) })
 	}
 	counter("headstart_opens_total", "Opens of files of models that were loading, by who answers their reads.", prometheus.Labels{"by": "node"},
 		func(s modelfs.Stats) float64 { return float64(s.ServedOpens) })
@@ -48,7 +51,7 @@ func newMetrics(l *Loader) *metrics {
 
 // Collectors returns the loader's metrics.
 func (l *Loader) Collectors() []prometheus.Collector {
-	return append([]prometheus.Collector{l.metrics.publish, l.metrics.evictions}, l.metrics.computed...)
+	return append([]prometheus.Collector{l.metrics.publish, l.metrics.evictions, l.metrics.evicted}, l.metrics.computed...)
 }
 
 func (m *metrics) published(mode Mode, err error, d time.Duration) {
@@ -65,13 +68,34 @@ func (l *Loader) leaseCount() int {
 	return len(l.byPath)
 }
 
-// cached returns the size of the models whose entries are complete, or are not.
-func (l *Loader) cached(complete bool) int64 {
-	var n int64
-	for _, e := range l.cfg.Cache.Entries() {
-		if e.Complete() == complete {
-			n += e.Manifest().Size()
+// The states of entries that cached tells apart.
+const (
+	leasedState  = "leased"
+	idleState    = "idle"
+	loadingState = "loading"
+	partialState = "partial"
+)
+
+var cacheStates = []string{leasedState, idleState, loadingState, partialState}
+
+// cached returns the size of the models in the cache by state. Leased are those too that somebody has
+// open or waits for: they cannot be evicted.
+func (l *Loader) cached() map[string]int64 {
+	n := make(map[string]int64, len(cacheStates))
+	entries := l.cfg.Cache.Entries()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range entries {
+		m, state := l.models[e.ID()], partialState
+		switch {
+		case e.Complete() && m != nil && m.wanted():
+			state = leasedState
+		case e.Complete():
+			state = idleState
+		case m != nil && m.load != nil && m.load.Progress().Ended.IsZero():
+			state = loadingState
 		}
+		n[state] += e.Manifest().Size()
 	}
 	return n
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/headstart-serving/headstart/loader/cache"
 	"github.com/headstart-serving/headstart/loader/fetch"
 	"github.com/headstart-serving/headstart/loader/modelfs"
+	"github.com/headstart-serving/headstart/loader/order"
 	"github.com/headstart-serving/headstart/manifest"
 )
 
@@ -19,14 +20,16 @@ type model struct {
 	making chan struct{} // holds one token while the entry or the mount is made or removed
 
 	// The loader's mutex guards what follows.
-	users   int // leases, and calls that want it to stay
-	streams int // leases that show the modelfs
-	open    int // modelfs that are mounted or that somebody still has open
-	entry   *cache.Entry
-	load    *fetch.Load // the latest, also when it has ended; nil if the entry was complete
-	fs      *modelfs.FS
-	medium  string // why the entry lies on its medium; "" if an earlier process chose
-	grace   *grace // set while nobody wants a load that is running
+	users    int // leases, and calls that want it to stay
+	streams  int // leases that show the modelfs
+	open     int // modelfs that are mounted or that somebody still has open
+	entry    *cache.Entry
+	load     *fetch.Load // the latest, also when it has ended; nil if the entry was complete
+	fs       *modelfs.FS
+	medium   string          // why the entry lies on its medium; "" if an earlier process chose
+	grace    *grace          // set while nobody wants a load that is running
+	recorder *order.Recorder // what readers of its modelfs demand, nil before there is one
+	written  int             // how much of that was written down; the mutex of orders guards it
 }
 
 // grace is the time that a load has left when nobody wants it.
@@ -139,7 +142,7 @@ func (m *model) ready(ctx context.Context) error {
 func (m *model) readyLocked() error {
 	l := m.loader
 	l.mu.Lock()
-	entry, load := m.entry, m.load
+	entry, load, begun := m.entry, m.load, false
 	l.mu.Unlock()
 	if entry == nil {
 		var err error
@@ -152,9 +155,13 @@ func (m *model) readyLocked() error {
 			<-load.Done() // its last writer: the engine has ended it already
 		}
 		load = l.cfg.Engine.Start(entry)
+		begun = true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if begun {
+		l.teach(m, load)
+	}
 	m.entry, m.load = entry, load
 	return nil
 }

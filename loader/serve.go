@@ -25,7 +25,7 @@ func (m *model) serving() (string, error) {
 	if err := errors.Join(mount.Unmount(dir), os.MkdirAll(dir, 0o700)); err != nil {
 		return "", fmt.Errorf("a folder to mount %s at: %w", m.m.Model, err)
 	}
-	f, err := modelfs.Mount(dir, &view{m, m.entry}, l.cfg.Keeper, l.cfg.Log)
+	f, err := modelfs.Mount(dir, m.watched(m.entry), l.cfg.Keeper, l.cfg.Log)
 	if err != nil {
 		return "", errors.Join(err, os.Remove(dir))
 	}
@@ -63,6 +63,7 @@ func (l *Loader) retire(m *model, f *modelfs.FS) {
 	case <-f.Done():
 	case <-l.closed:
 	}
+	l.writeOrder(m)
 	s := f.Stats()
 	l.mu.Lock()
 	defer l.mu.Unlock()

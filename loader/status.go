@@ -14,17 +14,22 @@ type Progress struct {
 	Model    string  `json:"model"` // repo@commit
 	Size     int64   `json:"bytes"`
 	Verified int64   `json:"verified_bytes"`
-	Fetched  int64   `json:"fetched_bytes"`       // by the load that runs, or the last one
-	Rate     float64 `json:"bytes_per_second"`    // of that load so far
-	ETA      float64 `json:"eta_seconds"`         // 0 where nobody knows
-	Elapsed  float64 `json:"elapsed_seconds"`     // of that load
-	First    float64 `json:"first_chunk_seconds"` // from that load's start to its first chunk
+	Fetched  int64   `json:"fetched_bytes"`           // by the load that runs, or the last one
+	Source   string  `json:"source,omitempty"`        // of that load
+	Rate     float64 `json:"bytes_per_second"`        // of that load so far
+	Recent   float64 `json:"recent_bytes_per_second"` // of that load in its last seconds
+	ETA      float64 `json:"eta_seconds"`             // 0 where nobody knows
+	Elapsed  float64 `json:"elapsed_seconds"`         // of that load
+	First    float64 `json:"first_chunk_seconds"`     // from that load's start to its first chunk
 	InFlight int     `json:"chunks_in_flight"`
-	Waiting  int     `json:"waiting_readers"`  // that wait for a chunk now
-	Stalled  float64 `json:"stalled_seconds"`  // that readers have waited, added up
-	Refetch  int     `json:"refetches"`        // attempts that failed and were made again
-	State    string  `json:"state"`            // complete, loading, failed or partial
-	Reason   string  `json:"reason,omitempty"` // what the load waits for, or why it failed
+	Learnt   int     `json:"learnt_chunks"`        // whose place in that load's order was learnt from readers
+	Waiting  int     `json:"waiting_readers"`      // reads that wait for a chunk now
+	Wanted   string  `json:"waited_for,omitempty"` // one of those chunks, as "path at offset"
+	Stalls   int     `json:"stalls"`               // stretches of time in which at least one read waited
+	Stalled  float64 `json:"stalled_seconds"`      // their length together
+	Refetch  int     `json:"refetches"`            // attempts that failed and were made again
+	State    string  `json:"state"`                // complete, loading, failed or partial
+	Reason   string  `json:"reason,omitempty"`     // what the load waits for, or why it failed
 	// LongestWait is nil where no reader waits.
 	LongestWait *LongestWait `json:"longest_wait,omitempty"`
 }
@@ -55,12 +60,13 @@ type LeaseStatus struct {
 
 // Status is what a node has and does.
 type Status struct {
-	Dir         string         `json:"dir"`
-	Passthrough string         `json:"passthrough"` // "unknown" until a model was shown while it loaded
-	Media       []MediumStatus `json:"media"`
-	Entries     []EntryStatus  `json:"entries"`
-	Leases      []LeaseStatus  `json:"leases"`
-	Served      int64          `json:"served_bytes"` // read through this process, not around it
+	Dir         string           `json:"dir"`
+	Passthrough string           `json:"passthrough"` // "unknown" until a model was shown while it loaded
+	Media       []MediumStatus   `json:"media"`
+	Cached      map[string]int64 `json:"cache_bytes"` // by state: leased, idle, loading, partial
+	Entries     []EntryStatus    `json:"entries"`
+	Leases      []LeaseStatus    `json:"leases"`
+	Served      int64            `json:"served_bytes"` // read through this process, not around it
 	// Since the node began its worker was replaced so often; of its last death this process has taken
 	// over so many mounts, on which so many requests of readers waited.
 	Restarts int   `json:"worker_restarts"`
@@ -71,8 +77,8 @@ type Status struct {
 // Status returns a snapshot.
 func (l *Loader) Status() Status {
 	served := l.served()
-	s := Status{Dir: l.cfg.Cache.Dir(), Passthrough: l.passthrough(), Media: l.media(), Entries: []EntryStatus{}, Leases: []LeaseStatus{}, Served: served.Bytes,
-		Restarts: l.cfg.Restarts, Mounts: l.takenOver(), Requests: served.Taken}
+	s := Status{Dir: l.cfg.Cache.Dir(), Passthrough: l.passthrough(), Media: l.media(), Cached: l.cached(), Entries: []EntryStatus{}, Leases: []LeaseStatus{}, Served: served.Bytes,
+		Restarts: l.cfg.Restarts, Requests: served.Taken}
 	for _, e := range l.cfg.Cache.Entries() {
 		l.mu.Lock()
 		m := l.model(e.Manifest(), e.Raw())
@@ -87,6 +93,7 @@ func (l *Loader) Status() Status {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	s.Mounts = l.taken // not before the leases: who sees one of those sees its mount
 	for _, le := range l.byPath {
 		s.Leases = append(s.Leases, LeaseStatus{Target: le.Target, Model: le.Model, Ref: le.Ref, Mode: le.Mode, Layout: le.Layout, Since: le.Since})
 		i := slices.IndexFunc(s.Entries, func(e EntryStatus) bool { return e.Entry == le.Entry })
@@ -115,6 +122,7 @@ func (m *model) progress() Progress {
 	}
 	f := load.Progress()
 	p.Fetched, p.InFlight, p.Waiting, p.Stalled, p.Refetch, p.Reason = f.Fetched, f.InFlight, f.Waiting, f.Stalled.Seconds(), f.Refetches, f.Reason
+	p.Source, p.Recent, p.Learnt, p.Wanted, p.Stalls = f.Source, f.Recent, f.Learnt, f.Wanted, f.Stalls
 	end := f.Ended
 	if end.IsZero() {
 		end = time.Now()
@@ -132,8 +140,8 @@ func (m *model) progress() Progress {
 		p.State, p.Reason = "failed", err.Error()
 	case f.Ended.IsZero():
 		p.State = "loading"
-		if p.Rate > 0 {
-			p.ETA = float64(p.Size-p.Verified) / p.Rate
+		if p.Recent > 0 {
+			p.ETA = float64(p.Size-p.Verified) / p.Recent
 		}
 	}
 	return p

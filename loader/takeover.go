@@ -48,7 +48,7 @@ func (l *Loader) inherit(ctx context.Context, o *modelfs.Orphan, e *cache.Entry)
 	if err := m.ready(ctx); err != nil {
 		return nil, errors.Join(err, o.End())
 	}
-	f, err := o.Serve(&view{m, e})
+	f, err := o.Serve(m.watched(e))
 	if err != nil {
 		return nil, err
 	}

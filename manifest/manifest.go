@@ -11,6 +11,7 @@
 //
 //	<org>/<name>/<commit>/<path>              the repository's files, byte for byte
 //	.headstart/<org>/<name>/<commit>.json     the manifest, written last
+//	.headstart/<org>/<name>/<commit>.order    the order in which readers want its chunks, if it was learnt
 //	.headstart/<org>/<name>/refs/<ref>        the commit that a branch or tag pointed to
 //	.headstart/parts/…                        pieces of files that are being staged
 package manifest

@@ -23,6 +23,10 @@ func (m Model) Object(path string) string { return m.Repo + "/" + m.Commit + "/"
 // Key returns the key of the model's manifest. Its existence is the commit of the model.
 func (m Model) Key() string { return Private + m.Repo + "/" + m.Commit + ".json" }
 
+// OrderKey returns the key of the order in which readers were seen to want the model's chunks. There need
+// not be one.
+func (m Model) OrderKey() string { return Private + m.Repo + "/" + m.Commit + ".order" }
+
 // Private is the prefix of the keys that are headstart's own.
 const Private = ".headstart/"
 

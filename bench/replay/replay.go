@@ -35,6 +35,7 @@ import (
 type Config struct {
 	Dir       string
 	HeadStart time.Duration // between start and weights; vLLM's imports take 15 to 20 s
+	Order     string        // of the weights, one of [Orders]; "" is [Natural]
 	// Want is the sha256 of each file of the model by its slash-separated path. It has to be complete:
 	// a file that is missing, or more than these, is an error. Nil leaves check out.
 	Want map[string]manifest.Digest

@@ -87,6 +87,7 @@ func (r *reader) weights(ctx context.Context, keep bool) (int64, error) {
 		return 0, err
 	}
 	slices.SortFunc(files, manifest.NaturalOrder)
+	inOrder(r.cfg.Order, files)
 	var n int64
 	tensors := 0
 	for _, path := range files {
@@ -103,11 +104,11 @@ func (r *reader) weights(ctx context.Context, keep bool) (int64, error) {
 		} else {
 			defer m.unmap() // all of them stay mapped until the last tensor was copied, as in vLLM
 		}
-		for _, t := range h.Tensors {
-			if err := m.walk(ctx, r.buf, t.Offset, t.Size, func(_ []byte, off int64) { r.step(path, off) }); err != nil {
+		for e := range extents(r.cfg.Order, h.Tensors) {
+			if err := m.walk(ctx, r.buf, e.off, e.n, func(_ []byte, off int64) { r.step(path, off) }); err != nil {
 				return n, err
 			}
-			n += t.Size
+			n += e.n
 		}
 		tensors += len(h.Tensors)
 	}

@@ -17,6 +17,7 @@ func commands(p process) []*cobra.Command {
 		newUnpublishCommand(p),
 		newWaitCommand(p),
 		newStatusCommand(p),
+		newOrderCommand(p),
 		newHubCommand(p),
 		newBucketCommand(p),
 		newReplayCommand(p),

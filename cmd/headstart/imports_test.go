@@ -45,6 +45,7 @@ var rules = []rule{
 	{"loader/file", []string{"loader/fetch"}, []string{"loader/..."}},
 	{"loader/modelfs", []string{"loader/mount"}, []string{"loader/..."}},
 	{"loader/keeper", nil, nil},
+	{"loader/order", nil, []string{"loader/fetch/fetchtest"}},
 	{"loader/mount/...", []string{"loader/mount"}, []string{"loader/..."}},
 	{"loader/control", []string{"loader"}, []string{"loader/..."}},
 	{"loader/...", []string{"loader/..."}, []string{"stager/bucket"}},

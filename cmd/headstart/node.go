@@ -43,7 +43,8 @@ func newNodeCommand(p process) *cobra.Command {
 		Long: `node brings models from the bucket into its cache directory, each one once however many pods
 want it, and publishes them as directories: a read-only bind mount of a model that is complete, a
 mount that lets reads wait for their bytes while it loads. It answers publish, unpublish, wait and
-status on its socket, and serves /metrics and /healthz. It needs root and /dev/fuse for mounts.
+status on its socket, and serves /metrics and /healthz. What it cannot tell in numbers it logs: one
+line for each load, with its whole timeline. It needs root and /dev/fuse for mounts.
 
 It is two processes: a worker, and its parent, which starts the worker again when it crashes or is
 killed. Readers, also those in a page fault, wait meanwhile and then get their bytes (on Linux before
@@ -57,11 +58,21 @@ goes to memory if it fits beside the models that are leased there, and else to t
 known before the first byte: by --memory-limit, by what the machine has available, and by the limits of
 the node's cgroup. If DIR is on a tmpfs itself, that is the memory, and nothing is mounted.
 
+/metrics has, besides Go's own, headstart_
+  fetched_bytes_total{source,outcome} chunks_total{source,outcome} refetches_total{cause}
+  in_flight_bytes queue_wait_seconds{queue} waiting_readers loads_running loads_total{outcome}
+  load_duration_seconds demand_stalls_total{model} demand_stall_seconds_total{model}
+  publish_duration_seconds{mode,outcome} leases cache_bytes{state} evictions_total
+  evicted_bytes_total sync_failures_total opens_total{by} served_bytes_total served_reads_total
+  failed_reads_total node_worker_restarts_total node_mounts_taken_over_total
+  node_requests_taken_over_total build_info{version}
+
 After an end of any kind the next node on the same cache directory goes on: complete models are
 there, loads continue, mounts that died are replaced.`,
 		Example: `  headstart node --cache /var/lib/headstart --bucket gs://models
   headstart node --cache /var/lib/headstart --medium memory --memory-limit 100GiB --bucket gs://models
-  curl http://127.0.0.1:9095/metrics`,
+  curl http://127.0.0.1:9095/metrics
+  headstart node --cache /var/lib/headstart --pprof :6060 &  go tool pprof http://127.0.0.1:6060/debug/pprof/profile`,
 		Args: cobra.NoArgs,
 	}
 	bucket := bucketFlag(cmd, p)
@@ -69,6 +80,7 @@ there, loads continue, mounts that died are replaced.`,
 	media := mediaFlags(cmd)
 	cmd.Flags().StringVar(&at.socket, "socket", defaultSocket, "`PATH` of the control socket; only its owner may use it")
 	cmd.Flags().StringVar(&at.metrics, "listen", "127.0.0.1:9095", "`HOST:PORT` of /metrics and /healthz; port 0 takes a free one")
+	cmd.Flags().StringVar(&at.pprof, "pprof", "", "`HOST:PORT` of Go's profiles at /debug/pprof/; without HOST this machine only (default: none)")
 	cmd.Flags().IntVar(&worker, workerFlag, 0, "descriptor of the parent")
 	_ = cmd.Flags().MarkHidden(workerFlag) // it exists
 	require(cmd, "cache")
@@ -94,8 +106,8 @@ there, loads continue, mounts that died are replaced.`,
 
 // nodePlaces is where a node is found.
 type nodePlaces struct {
-	cache, socket, metrics string
-	media                  cache.Media
+	cache, socket, metrics, pprof string
+	media                         cache.Media
 }
 
 // keep runs the node as a child of this process, called as this one was.
@@ -124,7 +136,7 @@ func (p process) node(ctx context.Context, u bucketURL, at nodePlaces, parent *k
 		return err
 	}
 	defer func() { err = errors.Join(err, entries.Close()) }()
-	engine := fetch.New(fetch.Config{Source: source, Log: log})
+	engine := fetch.New(fetch.Config{Source: source, Name: u.Scheme, Log: log})
 	kept := make([]modelfs.Kept, len(parent.Kept))
 	for i, k := range parent.Kept {
 		kept[i] = modelfs.Kept(k)
@@ -137,6 +149,13 @@ func (p process) node(ctx context.Context, u bucketURL, at nodePlaces, parent *k
 	metrics, err := listen(ctx, at.metrics, nodeMetrics(engine, models))
 	if err != nil {
 		return errors.Join(err, l.Close())
+	}
+	profiles, err := listenProfiles(ctx, at.pprof)
+	if err != nil {
+		return errors.Join(err, l.Close(), metrics.l.Close())
+	}
+	for _, s := range profiles {
+		log.Info("serving profiles", "url", s.URL()+"/debug/pprof/")
 	}
 	log.Info("node", "version", version(), "bucket", u, "cache", at.cache, "socket", at.socket, "metrics", metrics.URL()+"/metrics", "restarts", parent.Restarts)
 	if err := parent.Ready(); err != nil {
@@ -151,7 +170,7 @@ func (p process) node(ctx context.Context, u bucketURL, at nodePlaces, parent *k
 	g.Go(func() error { defer askedEnd(); return control.New(models, log).Run(ctx, l) })
 	g.Go(func() error { defer loadedEnd(); return models.Run(asked) })
 	g.Go(func() error { return engine.Run(loaded) })
-	g.Go(func() error { return serve(ctx, metrics) })
+	g.Go(func() error { return serve(ctx, append(profiles, metrics)...) })
 	return g.Wait()
 }
 

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -162,76 +160,4 @@ and verified. It is for init containers.
 		return err
 	}
 	return cmd
-}
-
-func newStatusCommand(p process) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:     "status",
-		Short:   "Show what is on this node: models, loads, what is published where",
-		Example: `  headstart status --json | jq .entries`,
-		Args:    cobra.NoArgs,
-	}
-	socket := socketFlag(cmd)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		node := control.Dial(*socket)
-		defer node.Close()
-		s, err := node.Status(cmd.Context())
-		if err != nil {
-			return err
-		}
-		if asJSON {
-			return json.NewEncoder(p.Stdout).Encode(s)
-		}
-		return p.status(s)
-	}
-	return cmd
-}
-
-// reason says what a load waits for or why it failed, and what the reader that has waited longest waits for.
-func reason(p loader.Progress) string {
-	w := p.LongestWait
-	if w == nil {
-		return p.Reason
-	}
-	said := fmt.Sprintf("%s at %d is waited for since %s: %s", w.File, w.Offset, time.Duration(w.Seconds*float64(time.Second)).Round(100*time.Millisecond), w.Reason)
-	if p.Reason == "" || strings.Contains(said, p.Reason) {
-		return said
-	}
-	return p.Reason + "; " + said
-}
-
-// passthrough says what it means that the kernel reads around the node, or does not.
-func passthrough(s loader.Status) string {
-	if s.Passthrough != "no" {
-		return s.Passthrough
-	}
-	return "no: models that were published while they loaded are read by way of the node, slower, until they are published again (Linux 6.9 or newer, as root in the first user namespace, on a cache that is not an overlay, does better)"
-}
-
-func (p process) status(s loader.Status) error {
-	fmt.Fprintf(p.Stdout, "cache %s, passthrough %s\n", s.Dir, passthrough(s))
-	w := tabwriter.NewWriter(p.Stdout, 0, 0, 2, ' ', 0)
-	writeMedia(w, s)
-	if len(s.Entries) > 0 {
-		fmt.Fprintln(w, "\nMODEL\tSTATE\tVERIFIED\tOF\tRATE\tLEFT\tLEASES\tWAITING\tMEDIUM\tREASON")
-	}
-	for _, e := range s.Entries {
-		speed, left := "-", "-"
-		if e.State == "loading" {
-			speed = bytesOf(int64(e.Rate)) + "/s"
-			if e.ETA > 0 {
-				left = time.Duration(e.ETA * float64(time.Second)).Round(time.Second).String()
-			}
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", e.Model, e.State, bytesOf(e.Verified), bytesOf(e.Size), speed, left, e.Leases, e.Waiting, e.Medium, reason(e.Progress))
-	}
-	if len(s.Leases) > 0 {
-		fmt.Fprintln(w, "\nTARGET\tMODEL\tMODE\tSINCE")
-	}
-	for _, l := range s.Leases {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", l.Target, l.Model, l.Mode, l.Since.Format(time.RFC3339))
-	}
-	return w.Flush()
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,7 +15,7 @@ import (
 )
 
 func newReplayCommand(p process) *cobra.Command {
-	var expect string
+	var expect, order string
 	var headStart time.Duration
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -33,7 +35,10 @@ sha256sum and has to name all files of the model.
   headstart replay /models/gemma --expect sums --head-start 15s --json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg := replay.Config{Dir: args[0], HeadStart: headStart}
+			if !slices.Contains(replay.Orders, order) {
+				return usageError{fmt.Errorf("--order %s: want %s", order, strings.Join(replay.Orders, ", "))}
+			}
+			cfg := replay.Config{Dir: args[0], HeadStart: headStart, Order: order}
 			if expect != "" {
 				var err error
 				if cfg.Want, err = readSums(expect); err != nil {
@@ -62,6 +67,7 @@ sha256sum and has to name all files of the model.
 		},
 	}
 	cmd.Flags().StringVar(&expect, "expect", "", "`FILE` with the sha256 of every file of the model, as sha256sum writes it")
+	cmd.Flags().StringVar(&order, "order", replay.Natural, "`ORDER` of the weights: natural, reverse (another loader's), halves (two ranks that split each file), or pipeline (one of two, which wants its half alone)")
 	cmd.Flags().DurationVar(&headStart, "head-start", 0, "time between the headers and the weights; vLLM's imports take 15s to 20s")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd

@@ -53,6 +53,15 @@ func (c *Client) Unpublish(ctx context.Context, target string) error {
 	return c.ask(ctx, http.MethodPost, "/v1/unpublish", unpublishRequest{target}, &struct{}{})
 }
 
+// Order returns what the node has learnt of a model, see [loader.Loader.Order].
+func (c *Client) Order(ctx context.Context, ref manifest.Reference) ([]byte, error) {
+	var data json.RawMessage
+	if err := c.ask(ctx, http.MethodGet, "/v1/order?model="+url.QueryEscape(ref.String()), nil, &data); err != nil {
+		return nil, err
+	}
+	return append(data, '\n'), nil
+}
+
 // Status returns what the node has and does.
 func (c *Client) Status(ctx context.Context) (loader.Status, error) {
 	var s loader.Status

@@ -5,6 +5,7 @@
 //	POST /v1/publish    {"model":"org/name@rev","target":"/path","layout":"plain"}   a loader.Published
 //	POST /v1/unpublish  {"target":"/path"}                          {}
 //	POST /v1/wait       {"model":"org/name@rev"}                    lines of {"progress":…}, then {"done":true} or {"error":…}
+//	GET  /v1/order?model=org/name@rev                               what package order has of the model
 //	GET  /v1/status                                                 a loader.Status
 //
 // An error is {"error":{"kind":…,"message":…}} with a status that fits; see kinds.
@@ -22,6 +23,7 @@ type Node interface {
 	PublishAs(ctx context.Context, ref manifest.Reference, target string, layout loader.Layout) (loader.Published, error)
 	Unpublish(ctx context.Context, target string) error
 	Wait(ctx context.Context, ref manifest.Reference, progress func(loader.Progress)) error
+	Order(ctx context.Context, ref manifest.Reference) ([]byte, error)
 	Status() loader.Status
 }
 

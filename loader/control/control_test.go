@@ -64,6 +64,11 @@ func (f *fake) Wait(ctx context.Context, ref manifest.Reference, progress func(l
 	return f.err
 }
 
+func (f *fake) Order(_ context.Context, ref manifest.Reference) ([]byte, error) {
+	f.asked <- "order " + ref.String()
+	return []byte("{\"runs\":[[3,1]]}\n"), f.err
+}
+
 func (f *fake) Status() loader.Status {
 	return loader.Status{Dir: "/cache", Entries: []loader.EntryStatus{{Entry: "e", Progress: loader.Progress{Model: "m", Reason: "slow"}}}, Leases: []loader.LeaseStatus{{Target: "/t"}}}
 }
@@ -136,7 +141,10 @@ func TestRoundTrip(t *testing.T) {
 	if s, err := c.Status(t.Context()); err != nil || !reflect.DeepEqual(s, f.Status()) {
 		t.Errorf("%+v, %v", s, err)
 	}
-	for _, want := range []string{"publish " + pin.String() + " /a b plain", "publish a/b /c hf", "unpublish /a b", "wait google/gemma", "wait gpt2@v1"} {
+	if data, err := c.Order(t.Context(), pin); err != nil || string(data) != "{\"runs\":[[3,1]]}\n" {
+		t.Errorf("%q, %v", data, err)
+	}
+	for _, want := range []string{"publish " + pin.String() + " /a b plain", "publish a/b /c hf", "unpublish /a b", "wait google/gemma", "wait gpt2@v1", "order " + pin.String()} {
 		if got := <-f.asked; got != want {
 			t.Errorf("asked %q, want %q", got, want)
 		}

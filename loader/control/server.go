@@ -28,6 +28,7 @@ func New(node Node, log *slog.Logger) *Server {
 	s.mux.HandleFunc("POST /v1/publish", s.publish)
 	s.mux.HandleFunc("POST /v1/unpublish", s.unpublish)
 	s.mux.HandleFunc("POST /v1/wait", s.wait)
+	s.mux.HandleFunc("GET /v1/order", s.order)
 	s.mux.HandleFunc("GET /v1/status", s.status)
 	return s
 }
@@ -90,6 +91,19 @@ func (s *Server) unpublish(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.answer(w, http.StatusOK, struct{}{})
+}
+
+func (s *Server) order(w http.ResponseWriter, r *http.Request) {
+	ref, err := manifest.ParseReference(r.URL.Query().Get("model"))
+	var data []byte
+	if err == nil {
+		data, err = s.node.Order(r.Context(), ref)
+	}
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	s.answer(w, http.StatusOK, json.RawMessage(data))
 }
 
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {

@@ -18,6 +18,7 @@ import (
 type Config struct {
 	Source Source
 	Log    *slog.Logger
+	Name   string // of the source, for metrics and status; default "bucket"
 
 	Streams    int           // chunks that are received at once; default 8
 	Stall      time.Duration // a stream without a byte for so long is cut; default 20 s
@@ -45,7 +46,8 @@ type Engine struct {
 // demand is a chunk that jumps the queue.
 type demand struct {
 	load  *Load
-	chunk int // index into load.status; seal for the load's last act
+	chunk int       // index into load.status; seal for the load's last act
+	since time.Time // when it was demanded; zero where its turn has come
 }
 
 const seal = -1
@@ -64,8 +66,11 @@ func New(cfg Config) *Engine {
 	if cfg.Mismatches <= 0 {
 		cfg.Mismatches = 5
 	}
+	if cfg.Name == "" {
+		cfg.Name = "bucket"
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Engine{cfg: cfg, metrics: newMetrics(), wake: make(chan struct{}, cfg.Streams), ctx: ctx, cancel: cancel}
+	return &Engine{cfg: cfg, metrics: newMetrics(cfg.Name), wake: make(chan struct{}, cfg.Streams), ctx: ctx, cancel: cancel}
 }
 
 // Collectors returns the engine's metrics.
@@ -110,13 +115,14 @@ func (e *Engine) Start(entry *cache.Entry) *Load {
 	}
 	l := e.newLoad(entry)
 	e.loads = append(e.loads, l)
+	e.metrics.began(l)
 	switch {
 	case e.stopped:
 		e.endLocked(l, errors.New("the engine was stopped"))
 	case entry.Complete():
 		e.endLocked(l, nil)
 	case l.missing == 0:
-		e.demands = append(e.demands, demand{l, seal})
+		e.demands = append(e.demands, demand{load: l, chunk: seal})
 		e.signal(1)
 	default:
 		e.signal(l.missing)
@@ -140,7 +146,7 @@ func (e *Engine) newLoad(entry *cache.Entry) *Load {
 		engine: e, entry: entry, m: m,
 		ended: make(chan struct{}), done: make(chan struct{}), files: make([]chan struct{}, len(m.Files)),
 		first: make([]int, len(m.Files)), waiting: make(map[int]*arrival), troubles: make(map[int]int), mismatch: make(map[int]int),
-		progress: Progress{Started: time.Now()},
+		progress: Progress{Started: time.Now(), Source: e.cfg.Name},
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	l.order, l.heads = plan(m)
@@ -160,6 +166,9 @@ func (e *Engine) newLoad(entry *cache.Entry) *Load {
 		} else {
 			l.missing++
 		}
+	}
+	if l.headsMissing = l.heads - l.there(l.heads); l.headsMissing == 0 {
+		l.progress.Heads = l.progress.Started
 	}
 	return l
 }

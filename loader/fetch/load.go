@@ -38,6 +38,10 @@ type Load struct {
 	over      bool // ended is closed
 	progress  Progress
 	troubleAt time.Time // of the first failure since a chunk arrived
+	pace      pace      // of what arrived
+
+	headsMissing int
+	stalledAt    time.Time // since when somebody waits, while somebody does
 }
 
 const (
@@ -59,12 +63,20 @@ type Progress struct {
 	Verified  int64         // bytes that readers may see
 	Fetched   int64         // bytes that this load received and verified
 	InFlight  int           // chunks that are being received
-	Waiting   int           // readers that wait for a chunk
-	Stalled   time.Duration // time that readers have waited, the sum over those that got their chunk
+	Waiting   int           // reads that wait for a chunk
+	Wanted    string        // a chunk that is waited for, as "path at offset"; empty where none is
+	Waits     int           // reads that had to wait, so far
+	Stalls    int           // stretches of time in which at least one read waited
+	Stalled   time.Duration // their length together, that of the one that runs included
 	Refetches int           // attempts that failed and were made again
 	Reason    string        // what holds the load up, in words; empty while chunks arrive
+	Source    string        // where chunks come from, Config.Name
+	Recent    float64       // bytes per second, of late
+	Learnt    int           // chunks whose place in the order was learnt
 	Started   time.Time
 	First     time.Time // when the first chunk was verified, zero before
+	Heads     time.Time // when the last of the small files and heads was, zero before
+	Filled    time.Time // when the last chunk was, zero before
 	Ended     time.Time // zero before
 }
 
@@ -90,6 +102,15 @@ func (l *Load) Progress() Progress {
 	defer l.engine.mu.Unlock()
 	p := l.progress
 	p.Size, p.Verified = l.m.Size(), l.entry.Bytes()
+	now := time.Now()
+	if !l.stalledAt.IsZero() {
+		p.Stalls++
+		p.Stalled += now.Sub(l.stalledAt)
+	}
+	if p.Ended.IsZero() {
+		p.Recent = l.pace.rate(now, p.Started)
+	}
+	p.Wanted = l.wanted()
 	return p
 }
 
@@ -123,10 +144,8 @@ func (l *Load) Wait(ctx context.Context, file int, off, n int64) error {
 // await demands the chunks from first to last and waits for them.
 func (l *Load) await(ctx context.Context, file, first, last int) error {
 	e := l.engine
-	begin := time.Now()
 	e.mu.Lock()
-	l.progress.Waiting++
-	e.metrics.waiting.Inc()
+	l.stall(1)
 	for c := first; c <= last; c++ {
 		// One that failed has its next attempt set: more readers do not make it come sooner.
 		if i := l.first[file] + c; l.troubles[i] == 0 {
@@ -138,16 +157,9 @@ func (l *Load) await(ctx context.Context, file, first, last int) error {
 	for c := first; c <= last && err == nil; c++ {
 		err = l.awaitChunk(ctx, file, c)
 	}
-	stall := time.Since(begin)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	l.progress.Waiting--
-	if err == nil {
-		l.progress.Stalled += stall
-	}
-	e.metrics.waiting.Dec()
-	e.metrics.stalls.Inc()
-	e.metrics.stallSeconds.Add(stall.Seconds())
+	l.stall(-1)
 	return err
 }
 

@@ -21,8 +21,19 @@ func (e *Engine) arrived(l *Load, i int, fetched int64) {
 	l.progress.Fetched += fetched
 	l.progress.Reason = ""
 	l.troubleAt = time.Time{}
+	now := time.Now()
+	l.pace.add(now, fetched)
 	if l.progress.First.IsZero() {
-		l.progress.First = time.Now()
+		l.progress.First = now
+	}
+	if l.isHead(i) {
+		l.headsMissing--
+	}
+	if l.headsMissing == 0 && l.progress.Heads.IsZero() {
+		l.progress.Heads = now
+	}
+	if l.missing == 0 {
+		l.progress.Filled = now
 	}
 	if a := l.waiting[i]; a != nil {
 		delete(l.waiting, i)
@@ -86,7 +97,7 @@ func (e *Engine) failed(l *Load, i int, err error) {
 	}
 	l.status[i] = queued
 	if final(err) {
-		e.metrics.failed.Inc()
+		e.metrics.chunk(failedOutcome)
 		e.endLocked(l, err)
 		return
 	}
@@ -96,7 +107,7 @@ func (e *Engine) failed(l *Load, i int, err error) {
 	var mismatch *manifest.MismatchError
 	if errors.As(err, &mismatch) {
 		if l.mismatch[i]++; l.mismatch[i] >= e.cfg.Mismatches {
-			e.metrics.failed.Inc()
+			e.metrics.chunk(failedOutcome)
 			e.endLocked(l, fmt.Errorf("wrong bytes %d times, the object in the bucket differs from its manifest (%w): remove the object and stage the model again", l.mismatch[i], err))
 			return
 		}
@@ -121,7 +132,7 @@ func (e *Engine) patient(l *Load, err error) bool {
 		return true
 	}
 	if d := now.Sub(l.troubleAt); d > e.cfg.Patience {
-		e.metrics.failed.Inc()
+		e.metrics.chunk(failedOutcome)
 		e.endLocked(l, fmt.Errorf("no chunk arrived for %v: %w", d.Round(time.Second), err))
 		return false
 	}
@@ -185,13 +196,17 @@ func (e *Engine) unlock() {
 // logEnd writes the one line of a load that has ended.
 func (e *Engine) logEnd(l *Load) {
 	p := l.Progress()
-	level, first := slog.LevelInfo, time.Duration(0)
+	level := slog.LevelInfo
 	if l.Err() != nil {
 		level = slog.LevelWarn
 	}
-	if !p.First.IsZero() {
-		first = p.First.Sub(p.Started)
+	since := func(t time.Time) time.Duration { // 0 for what did not happen
+		if t.IsZero() {
+			return 0
+		}
+		return t.Sub(p.Started)
 	}
-	e.cfg.Log.Log(context.Background(), level, "load ended", "model", l.m.Model.String(), "err", l.Err(), "bytes", p.Size, "verified_bytes", p.Verified,
-		"fetched_bytes", p.Fetched, "first_chunk", first, "elapsed", p.Ended.Sub(p.Started), "refetches", p.Refetches, "stalled", p.Stalled)
+	e.cfg.Log.Log(context.Background(), level, "load ended", "model", l.m.Model.String(), "err", l.Err(), "source", p.Source, "files", len(l.m.Files), "bytes", p.Size,
+		"verified_bytes", p.Verified, "fetched_bytes", p.Fetched, "started", p.Started.UTC().Format(time.RFC3339Nano), "first_chunk", since(p.First), "heads", since(p.Heads),
+		"all_verified", since(p.Filled), "elapsed", since(p.Ended), "learnt_chunks", p.Learnt, "refetches", p.Refetches, "stalls", p.Stalls, "stalled", p.Stalled, "reads_that_waited", p.Waits)
 }

@@ -1,5 +1,7 @@
 package fetch
 
+import "time"
+
 // signal lets up to n idle streams look into the queue.
 func (e *Engine) signal(n int) {
 	for range min(n, cap(e.wake)) {
@@ -17,7 +19,7 @@ func (e *Engine) demand(l *Load, i int) {
 		return
 	}
 	l.status[i] = demanded
-	e.demands = append(e.demands, demand{l, i})
+	e.demands = append(e.demands, demand{l, i, time.Now()})
 	e.signal(1)
 }
 
@@ -31,6 +33,7 @@ func (e *Engine) take() (demand, bool) {
 	}
 	if d.chunk != seal {
 		d.load.status[d.chunk] = taken
+		e.metrics.taken(d, time.Now())
 	}
 	d.load.inFlight++
 	d.load.progress.InFlight++
@@ -47,12 +50,12 @@ func (e *Engine) pick() (demand, bool) {
 	}
 	for _, l := range e.loads {
 		if i, ok := l.planned(l.heads); ok {
-			return demand{l, i}, true
+			return demand{load: l, chunk: i}, true
 		}
 	}
 	for _, l := range e.loads {
 		if i, ok := l.planned(len(l.order)); ok {
-			return demand{l, i}, true
+			return demand{load: l, chunk: i}, true
 		}
 	}
 	return demand{}, false

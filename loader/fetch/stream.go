@@ -54,10 +54,9 @@ func (e *Engine) fetch(l *Load, i int) error {
 		return err
 	}
 	if there {
-		e.metrics.rechecked.Inc()
+		e.metrics.chunk(recheckedOutcome)
 	} else {
-		e.metrics.fetched.Inc()
-		e.metrics.bytes.Add(float64(n))
+		e.metrics.chunk(verifiedOutcome)
 	}
 	e.arrived(l, i, n)
 	return nil
@@ -77,7 +76,7 @@ func (e *Engine) recheck(l *Load, r ref) (bool, error) {
 }
 
 // receive brings a chunk into its place, checks and commits it, and returns its size.
-func (e *Engine) receive(l *Load, r ref) (int64, error) {
+func (e *Engine) receive(l *Load, r ref) (n int64, err error) {
 	f := &l.m.Files[r.file]
 	off := int64(r.chunk) * l.m.ChunkSize
 	p, err := l.entry.Chunk(r.file, r.chunk)
@@ -87,7 +86,9 @@ func (e *Engine) receive(l *Load, r ref) (int64, error) {
 	c := manifest.Chunk{File: r.file, Index: r.chunk, Offset: off, Size: int64(len(p)), CRC32C: f.Chunks[r.chunk]}
 	e.metrics.inFlight.Add(float64(len(p)))
 	defer e.metrics.inFlight.Sub(float64(len(p)))
-	sum, err := receive(l.ctx, e.cfg.Source, l.m.Model.Object(f.Path), off, p, e.cfg.Stall)
+	var all int64
+	defer func() { e.metrics.received(all, n) }()
+	sum, err := receive(l.ctx, counted{e.cfg.Source, &all}, l.m.Model.Object(f.Path), off, p, e.cfg.Stall)
 	if errors.Is(err, io.EOF) {
 		return 0, &manifest.MismatchError{Path: f.Path, Offset: off, Size: c.Size, Sum: "size", Want: fmt.Sprint(f.Size), Got: "smaller (the object ends before)"}
 	}

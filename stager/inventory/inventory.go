@@ -46,6 +46,7 @@ type Commit struct {
 	Refs     []Ref
 	Parts    []stager.Object // kept for a stage that has not ended
 	Objects  []stager.Object // files; listed only where there is no manifest
+	Order    stager.Object   // the learnt order of its chunks; its Key is "" where there is none
 }
 
 // Ref is a branch or a tag.
@@ -123,6 +124,8 @@ func (r *reading) add(o stager.Object, repo string) {
 	switch k {
 	case commitKey:
 		r.commit(m).Object = o
+	case orderKey:
+		r.commit(m).Order = o
 	case partKey:
 		c := r.commit(m)
 		c.Parts = append(c.Parts, o)

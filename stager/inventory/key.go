@@ -15,6 +15,7 @@ type kind int
 const (
 	foreign kind = iota // not of headstart's making: it is left alone
 	commitKey
+	orderKey
 	refKey
 	partKey
 	tempKey // what a directory bucket writes before it has its name
@@ -41,11 +42,16 @@ func parse(key string) (k kind, m manifest.Model, name string) {
 		}
 		return refKey, manifest.Model{Repo: repo}, ref
 	}
+	k = commitKey
 	commit, ok := strings.CutSuffix(name, ".json")
+	if !ok {
+		k = orderKey
+		commit, ok = strings.CutSuffix(name, ".order")
+	}
 	if !ok || !manifest.IsCommit(commit) || manifest.ValidRepo(dir) != nil {
 		return foreign, m, ""
 	}
-	return commitKey, manifest.Model{Repo: dir, Commit: commit}, ""
+	return k, manifest.Model{Repo: dir, Commit: commit}, ""
 }
 
 // parsePart reads what follows .headstart/parts/: [org/]name/commit/… The directories below a commit have

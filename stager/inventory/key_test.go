@@ -12,7 +12,7 @@ func FuzzParse(f *testing.F) {
 	one := strings.Repeat("1", 40)
 	m := manifest.Model{Repo: "org/name", Commit: one}
 	for _, key := range []string{
-		m.Key(), manifest.RefKey("org/name", "refs/pr/1"), manifest.RefKey("gpt2", "main"), PartsOf(m) + "x/y", PartsOf(manifest.Model{Repo: "gpt2", Commit: one}) + "x/y",
+		m.Key(), m.OrderKey(), manifest.RefKey("org/name", "refs/pr/1"), manifest.RefKey("gpt2", "main"), PartsOf(m) + "x/y", PartsOf(manifest.Model{Repo: "gpt2", Commit: one}) + "x/y",
 		".headstart/parts/put-x", ".headstart/parts/" + one + "/" + one + "/" + one + "/x", ".headstart/a/refs/refs/x", ".headstart/../x/refs/y",
 	} {
 		f.Add(key)
@@ -23,6 +23,10 @@ func FuzzParse(f *testing.F) {
 		case commitKey:
 			if m.Key() != key {
 				t.Errorf("%q is taken for the manifest of %s", key, m)
+			}
+		case orderKey:
+			if m.OrderKey() != key {
+				t.Errorf("%q is taken for the order of %s", key, m)
 			}
 		case refKey:
 			if manifest.RefKey(m.Repo, name) != key || m.Commit != "" {

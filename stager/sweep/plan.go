@@ -21,7 +21,7 @@ type Item struct {
 	Refs     []inventory.Ref
 	Manifest stager.Object // Key is "" where there is none
 	Objects  []stager.Object
-	Parts    []stager.Object // all that is kept below .headstart/parts/ for the commit
+	Parts    []stager.Object // all that is kept below .headstart/parts/ for the commit, and its learnt order
 	Stay     int             // objects below the commit that do not go with it
 	pin      manifest.Digest // of the manifest
 }
@@ -169,6 +169,9 @@ func whole(c *inventory.Commit, names map[string]bool, why Reason) Item {
 		} else {
 			i.Stay++
 		}
+	}
+	if c.Order.Key != "" { // it goes with the last, as parts do: nobody looks at it without a manifest
+		i.Parts = append(slices.Clone(c.Parts), c.Order)
 	}
 	return i
 }

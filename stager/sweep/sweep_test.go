@@ -90,6 +90,7 @@ func example(t *testing.T) world {
 	a, b, c := commit("org/name", one), commit("org/name", two), commit("org/name", three)
 	w.stage(older, a, "config.json", "sub/w.safetensors")
 	w.stage(older, b, "config.json", "w.safetensors")
+	w.put(older, a.OrderKey(), "learnt")
 	w.ref(older, a, "v1")
 	w.ref(older, b, "main")
 	w.ref(older, b, "release/2")
@@ -153,7 +154,7 @@ func sweepAway(t *testing.T, w world, name string, all bool) (gone []string) {
 func TestRemove(t *testing.T) {
 	a, b, c := commit("org/name", one), commit("org/name", two), commit("org/name", three)
 	parts := inventory.PartsOf(c) + "00112233445566778899aabbccddeeff/"
-	ofA := []string{a.Key(), manifest.RefKey("org/name", "v1"), a.Object("config.json"), a.Object("sub/w.safetensors")}
+	ofA := []string{a.Key(), a.OrderKey(), manifest.RefKey("org/name", "v1"), a.Object("config.json"), a.Object("sub/w.safetensors")}
 	ofB := []string{b.Key(), manifest.RefKey("org/name", "main"), manifest.RefKey("org/name", "release/2"), b.Object("config.json"), b.Object("w.safetensors")}
 	ofC := []string{parts + "part-0-5", parts + "record", c.Object("config.json")}
 	raw := example(t).Contents()[b.Key()]
