@@ -4,7 +4,7 @@
 //
 // There are three sets. Cold is the way from the bucket to readable bytes. Warm is what the second pod on a
 // node pays. Links is the same with a network between, whose rates have the ratio to what this machine can
-// do that 5, 16 and 100 Gbit/s have to a node's network of 100: how much of the link each tool uses, and
+// do that, say, 5, 16 and 100 Gbit/s have to a node whose own limit is 100: how much of the link each tool uses, and
 // how much later than ideal a reader is ready that reads as vLLM does ([replay]).
 //
 // All of them read the same objects from one server. Each run begins with an empty folder on a tmpfs of
@@ -47,13 +47,14 @@ var Names = []string{Cold, Warm, Links}
 
 // Config says what to measure.
 type Config struct {
-	Self      string   // the headstart binary
-	Repo      hub.Repo // what is loaded
-	Hub       []string // flags of `headstart hub`, for it to serve Repo
-	Sets      []string // see [Names]
-	Rounds    int      // how often each way runs
-	RoundTrip time.Duration
-	Stream    float64       // Gbit/s of one connection of a network of 100 Gbit/s
+	Self      string        // the headstart binary
+	Repo      hub.Repo      // what is loaded
+	Hub       []string      // flags of `headstart hub`, for it to serve Repo
+	Sets      []string      // see [Names]
+	Rounds    int           // how often each way runs
+	Gbits     []int         // networks of the set Links, in Gbit/s of a node whose own limit is a network of 100
+	RoundTrip time.Duration // of those
+	Stream    float64       // Gbit/s of one of their connections
 	HeadStart time.Duration // how long a reader does not read weights, in the set Links
 	Peers     Peers
 	BucketDir string // where the bucket's folder is made: a tmpfs

@@ -47,12 +47,9 @@ func (b *bench) take(ctx context.Context, l *Loads, ways []way, at string) error
 	return nil
 }
 
-// gbits are the networks of the set links, in Gbit/s of a node whose own limit is a network of most.
-var gbits = []int{5, 16, 100}
-
 const (
-	most    = 100
-	streams = 64 // of the limit's loop, where each stream has a limit
+	most    = 100 // Gbit/s: what a node can receive whose networks the set links imitates
+	streams = 64  // of the limit's loop, where each stream has a limit
 )
 
 // links compares over networks. What 100 Gbit/s are to a node is to this machine what it can receive at all
@@ -66,7 +63,7 @@ func (b *bench) links(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, gbit := range gbits {
+	for _, gbit := range b.Gbits {
 		if err := b.link(ctx, gbit, free.Ways[0].Rate.Median); err != nil {
 			return err
 		}

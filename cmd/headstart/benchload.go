@@ -30,8 +30,8 @@ does nothing else, and by the tools of others, as far as they are here. It print
 processor time and memory, and whether the goals are met. Every byte that any way delivers is compared.
 
 The sets: cold is from the bucket to readable bytes over loopback; warm is what a second pod pays; links
-has a network between, with the ratio to what this machine can do that 5, 16 and 100 Gbit/s have to a
-node with 100, and readers that read as vLLM does.
+has networks between, with the ratio to what this machine can receive that 5, 16 and 100 Gbit/s have to a
+node whose own limit is 100, and readers that read as vLLM does.
 
 It needs root and /dev/fuse, as a node does. Bucket and network are processes of their own, on this
 machine, and nothing is left behind. make bench-load installs the other tools, but for Run:ai's streamer:
@@ -45,6 +45,7 @@ machine, and nothing is left behind. make bench-load installs the other tools, b
 	f.StringVar(&model, "model", "gemma-3-1b", "synthetic `NAME`: gemma-3-270m, -1b, -4b, -12b or -27b")
 	f.StringSliceVar(&cfg.Sets, "set", []string{loading.Cold, loading.Warm}, "`NAMES` of "+strings.Join(loading.Names, ", "))
 	f.IntVar(&cfg.Rounds, "rounds", 3, "how often each way runs")
+	f.IntSliceVar(&cfg.Gbits, "gbit", []int{5, 16, 100}, "networks of the set links, in `GBIT` a second of a node whose own limit is 100")
 	f.DurationVar(&cfg.RoundTrip, "round-trip", 10*time.Millisecond, "of the networks of the set links")
 	f.Float64Var(&cfg.Stream, "stream", 2, "`GBIT` a second of one stream of a network of 100, in the set links")
 	f.DurationVar(&cfg.HeadStart, "head-start", 3*time.Second, "how long a reader reads no weights, in the set links; vLLM's imports take 15s to 20s")
@@ -62,6 +63,9 @@ machine, and nothing is left behind. make bench-load installs the other tools, b
 			if !slices.Contains(loading.Names, s) {
 				return usageError{fmt.Errorf("--set %s: want %s", s, strings.Join(loading.Names, ", "))}
 			}
+		}
+		if slices.ContainsFunc(cfg.Gbits, func(g int) bool { return g < 1 || g > 100 }) {
+			return usageError{errors.New("--gbit is from 1 to 100")}
 		}
 		if cfg.Rounds < 1 || cfg.Stream <= 0 || cfg.RoundTrip < 0 || cfg.HeadStart < 0 {
 			return usageError{errors.New("--rounds is at least 1, --stream is more than 0, --round-trip and --head-start are not negative")}
