@@ -20,7 +20,7 @@ type bar struct {
 const (
 	wide   = 960
 	labels = 330 // for the names
-	notes  = 190 // for what stands beside a bar
+	notes  = 250 // for what stands beside a bar
 	high   = 26  // of a line
 	panel  = 44  // of a panel's title
 )
@@ -41,7 +41,11 @@ func (r *Result) SVG() []byte {
 		l := &r.Loads[i]
 		var rates []bar
 		for _, w := range l.Ways {
-			rates = append(rates, bar{label: w.Name, note: fmt.Sprintf("%.0f MB/s, %.2f CPU-s/GB", w.Rate.Median/1e6, w.CPU.Median+w.Reader.Median), value: w.Rate, color: colorOf(w.Name)})
+			note := fmt.Sprintf("%.0f MB/s, %.2f CPU-s/GB", w.Rate.Median/1e6, w.CPU.Median+w.Reader.Median)
+			if w.Checks == unchecked || w.Checks == sizeOnly {
+				note += ", unchecked"
+			}
+			rates = append(rates, bar{label: w.Name, note: note, value: w.Rate, color: colorOf(w.Name)})
 		}
 		y = draw(&body, y, l.Name+": "+l.Title, rates)
 		var starts []bar

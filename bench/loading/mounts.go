@@ -121,7 +121,7 @@ func gcsfuseWays() []way {
 func gcsfuseWay(name string, mode []string) way {
 	var dir string
 	return way{
-		name: name, checks: "no",
+		name: name, checks: unchecked,
 		ready: func(ctx context.Context, a *attempt) (err error) { dir, err = mountBucket(ctx, a, mode); return err },
 		load:  func(ctx context.Context, a *attempt) error { return a.read(ctx, dir) },
 	}

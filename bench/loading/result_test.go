@@ -109,7 +109,7 @@ func TestSVG(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{limitName, streamName, bufferedName, startName + ", tensor parallel 1", "2 processors <fast>", "104.0 s, ideal 100.0 s"} {
+	for _, want := range []string{limitName, streamName, bufferedName, startName + ", tensor parallel 1", "2 processors <fast>", "104.0 s, ideal 100.0 s", "450 MB/s, 1.50 CPU-s/GB, unchecked"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %q in %s", want, text.String())
 		}

@@ -33,7 +33,12 @@ const (
 	gcsfuseName  = "gcsfuse" // and how
 )
 
-const every = "yes: crc32c of each chunk, before it is seen"
+// What the ways check.
+const (
+	every     = "yes: crc32c of each chunk, before it is seen"
+	sizeOnly  = "size"
+	unchecked = "no"
+)
 
 // ours are headstart's ways, and the limit.
 func (b *bench) ours() []way {
@@ -77,7 +82,7 @@ func (b *bench) peers() []way {
 
 // curlWay is one curl for all files, one after the other over one connection.
 func curlWay() way {
-	return way{name: curlName, checks: "no", load: func(ctx context.Context, a *attempt) error {
+	return way{name: curlName, checks: unchecked, load: func(ctx context.Context, a *attempt) error {
 		var text strings.Builder
 		for _, p := range a.paths {
 			from := a.url + "/" + bucketName + "/" + (&url.URL{Path: a.model().Object(p)}).EscapedPath()
@@ -108,7 +113,7 @@ func rcloneWay() way {
 
 // rcloneNoWay is rclone at its fastest.
 func rcloneNoWay() way {
-	return way{name: rcloneNoName, checks: "size", load: func(ctx context.Context, a *attempt) error {
+	return way{name: rcloneNoName, checks: sizeOnly, load: func(ctx context.Context, a *attempt) error {
 		return rclone(ctx, a, strings.TrimSuffix(a.model().Object(""), "/"), "--ignore-checksum", "--no-check-dest", "--transfers", "8",
 			"--multi-thread-streams", "8", "--multi-thread-cutoff", "16M", "--multi-thread-chunk-size", "16M")
 	}}
@@ -127,7 +132,7 @@ var streamer string
 // runaiWay brings the weights alone, into the memory of one process. What Python and torch take to start is
 // not counted: in a server they are there already.
 func runaiWay() way {
-	return way{name: runaiName, checks: "no", load: func(ctx context.Context, a *attempt) error {
+	return way{name: runaiName, checks: unchecked, load: func(ctx context.Context, a *attempt) error {
 		args := []string{a.Peers.Python, "-c", streamer, a.url}
 		for _, p := range a.paths {
 			if weights(p) {
