@@ -41,6 +41,9 @@ func (r *Result) SVG() []byte {
 		l := &r.Loads[i]
 		var rates []bar
 		for _, w := range l.Ways {
+			if len(w.Runs) == 0 {
+				continue // it was ended before
+			}
 			note := fmt.Sprintf("%.0f MB/s, %.2f CPU-s/GB", w.Rate.Median/1e6, w.CPU.Median+w.Reader.Median)
 			if w.Checks == unchecked || w.Checks == sizeOnly {
 				note += ", unchecked"
@@ -50,6 +53,9 @@ func (r *Result) SVG() []byte {
 		y = draw(&body, y, l.Name+": "+l.Title, rates)
 		var starts []bar
 		for _, s := range l.Starts {
+			if len(s.Runs) == 0 {
+				continue
+			}
 			starts = append(starts, bar{label: s.Name, note: fmt.Sprintf("%.1f s, ideal %.1f s", s.Seconds.Median, s.Ideal), value: s.Seconds, color: colorOf(s.Name), mark: s.Ideal})
 		}
 		if len(starts) > 0 {

@@ -129,9 +129,12 @@ func (b *bench) ask(ctx context.Context, method, to string, body io.Reader) (*ht
 	return res, nil
 }
 
-// touch touches the memory that a run will take.
-func (b *bench) touch(ctx context.Context, n int64) error {
-	held, err := memory.Touch(ctx, b.medium, n)
+// beside is how many bytes a run takes beside the model's: memory of processes, and of the server's sockets.
+const beside = 64 << 20
+
+// touch touches the memory that a run will take, for so many copies of the model.
+func (b *bench) touch(ctx context.Context, copies int64) error {
+	held, err := memory.Touch(ctx, b.medium, copies*b.manifest.Size()*9/8+beside)
 	if err != nil {
 		return err
 	}

@@ -139,7 +139,8 @@ func (b *bench) mountMedium() error {
 	for _, f := range b.Repo.Files() {
 		size += f.Size
 	}
-	need := 3*size + slack // what is loaded, a second copy, and the bucket's
+	medium := 2*size*9/8 + slack // what is loaded and a second copy, as touch takes them
+	need := medium + size        // and the bucket's
 	if b.Peers.Rclone != "" {
 		need += size
 	}
@@ -150,7 +151,7 @@ func (b *bench) mountMedium() error {
 	if err := os.Mkdir(b.medium, 0o700); err != nil {
 		return err
 	}
-	options := fmt.Sprintf("size=%d,mode=0700", 2*size+slack)
+	options := fmt.Sprintf("size=%d,mode=0700", medium)
 	err := unix.Mount(prefix+"medium", b.medium, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options+",huge=always")
 	b.result.Medium = "tmpfs with huge pages"
 	if errors.Is(err, unix.EINVAL) { // a kernel without huge pages

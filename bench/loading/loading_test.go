@@ -289,7 +289,7 @@ func TestWrongBytes(t *testing.T) {
 	}
 }
 
-// TestInterrupted ends it after each way: while the next one is made ready or runs.
+// TestInterrupted ends it after each way, while the next one is made ready or runs. What was measured stays.
 func TestInterrupted(t *testing.T) {
 	for _, after := range []string{limitName, nodeName, fetchName, streamName, "published in", "all weights"} {
 		cfg := config(t, Names...)
@@ -301,8 +301,13 @@ func TestInterrupted(t *testing.T) {
 				time.AfterFunc(5*time.Millisecond, func() { cancel(interrupted) })
 			}
 		}
-		if _, err := Run(ctx, cfg); !errors.Is(err, interrupted) {
+		r, err := Run(ctx, cfg)
+		if !errors.Is(err, interrupted) {
 			t.Errorf("%s: %v", after, err)
+		}
+		var out strings.Builder
+		if err := r.Write(&out); err != nil || !strings.Contains(out.String(), limitName) || strings.Contains(out.String(), "NaN") {
+			t.Errorf("%s: of what was measured it says\n%s", after, &out)
 		}
 		nothingLeft(t, cfg)
 	}

@@ -14,7 +14,7 @@ const walks = 5
 
 // warm has a model on a node, and the same files as plain files beside it.
 func (b *bench) warm(ctx context.Context) (err error) {
-	if err := b.touch(ctx, 2*b.manifest.Size()+slack/2); err != nil {
+	if err := b.touch(ctx, 2); err != nil {
 		return err
 	}
 	a, err := b.attempt(b.url)

@@ -16,17 +16,22 @@ import (
 // cold compares all ways over loopback.
 func (b *bench) cold(ctx context.Context) error {
 	l := Loads{Name: Cold, Title: "from the bucket to readable bytes, loopback, nothing between"}
-	if err := b.take(ctx, &l, slices.Concat(b.ours(), b.others), b.url); err != nil {
-		return err
+	err := b.take(ctx, &l, slices.Concat(b.ours(), b.others), b.url)
+	if err == nil {
+		l.Goals = coldGoals(&l)
 	}
-	l.Goals = coldGoals(&l)
 	b.result.Loads = append(b.result.Loads, l)
-	return nil
+	return err
 }
 
 // take runs each way in each round, another one first each time.
 func (b *bench) take(ctx context.Context, l *Loads, ways []way, at string) error {
 	l.Rounds = b.Rounds
+	defer func() {
+		for i := range l.Ways {
+			l.Ways[i].sum()
+		}
+	}()
 	for _, w := range ways {
 		l.Ways = append(l.Ways, Way{Name: w.name, Checks: w.checks})
 	}
@@ -40,9 +45,6 @@ func (b *bench) take(ctx context.Context, l *Loads, ways []way, at string) error
 			b.say("%s, round %d of %d: %s: %s", l.Name, round+1, b.Rounds, ways[k].name, s.line())
 			l.Ways[k].Runs = append(l.Ways[k].Runs, s)
 		}
-	}
-	for i := range l.Ways {
-		l.Ways[i].sum()
 	}
 	return nil
 }
@@ -83,7 +85,9 @@ func (b *bench) link(ctx context.Context, gbit int, limit float64) error {
 		}
 		return b.starts(ctx, &l, at)
 	})
-	l.Goals = linkGoals(&l)
+	if err == nil {
+		l.Goals = linkGoals(&l)
+	}
 	b.result.Loads = append(b.result.Loads, l)
 	return err
 }

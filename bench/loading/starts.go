@@ -70,6 +70,11 @@ func (b *bench) starts(ctx context.Context, l *Loads, at string) error {
 			Name: s.name, Readers: s.readers, HeadStart: b.HeadStart.Seconds(), Ideal: max(b.HeadStart.Seconds()+walk, transfer),
 		})
 	}
+	defer func() {
+		for i := range l.Starts {
+			l.Starts[i].sum()
+		}
+	}()
 	for round := range b.Rounds {
 		for i := range list {
 			k := (round + i) % len(list)
@@ -81,15 +86,12 @@ func (b *bench) starts(ctx context.Context, l *Loads, at string) error {
 			l.Starts[k].Runs = append(l.Starts[k].Runs, took)
 		}
 	}
-	for i := range l.Starts {
-		l.Starts[i].sum()
-	}
 	return nil
 }
 
 // fromMemory returns how long a reader takes, in seconds, when all bytes are plain files in memory.
 func (b *bench) fromMemory(ctx context.Context) (seconds float64, err error) {
-	if err := b.touch(ctx, b.manifest.Size()+slack/2); err != nil {
+	if err := b.touch(ctx, 1); err != nil {
 		return 0, err
 	}
 	a, err := b.attempt(b.url)
@@ -109,7 +111,7 @@ func (b *bench) fromMemory(ctx context.Context) (seconds float64, err error) {
 
 // start runs one start and returns how long it took until the last reader had its last weight, in seconds.
 func (b *bench) start(ctx context.Context, s start, at string) (took float64, err error) {
-	if err := b.touch(ctx, b.manifest.Size()+slack/2); err != nil {
+	if err := b.touch(ctx, 1); err != nil {
 		return 0, err
 	}
 	a, err := b.attempt(at)

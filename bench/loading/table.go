@@ -3,6 +3,7 @@ package loading
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -32,6 +33,9 @@ func (l *Loads) write(b *strings.Builder) {
 	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "  way\trate, MB/s\tCPU-s/GB\treader's\tbucket's\tmemory, MiB\tits own check\tcompared")
 	for _, w := range l.Ways {
+		if len(w.Runs) == 0 {
+			continue // it was ended before
+		}
 		reader := "-"
 		if w.Reader.Max > 0 {
 			reader = w.Reader.In("%.2f", 1)
@@ -50,6 +54,9 @@ func (l *Loads) writeStarts(b *strings.Builder) {
 	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
 	fmt.Fprintf(t, "  a server's start, reading nothing for %.1f s\tlast weight read, s\tideal, s\tover the ideal, %%\n", l.Starts[0].HeadStart)
 	for _, s := range l.Starts {
+		if len(s.Runs) == 0 {
+			continue
+		}
 		fmt.Fprintf(t, "  %s\t%s\t%.2f\t%s\n", s.Name, s.Seconds.In("%.2f", 1), s.Ideal, s.Over.In("%.1f", 0.01))
 	}
 	t.Flush()
@@ -71,10 +78,8 @@ func runs(n int) string {
 
 // compared says whether every byte of every run was compared.
 func (w *Way) compared() string {
-	for _, r := range w.Runs {
-		if !r.Verified {
-			return "no"
-		}
+	if slices.ContainsFunc(w.Runs, func(s Sample) bool { return !s.Verified }) {
+		return "no"
 	}
 	return "yes"
 }
