@@ -10,7 +10,7 @@ export HEADSTART_CACHE := $(CACHE)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-vllm bench-stage test test-go test-clients test-vllm test-kube lint clean
+.PHONY: help build demo demo-vllm bench-stage bench-load test test-go test-clients test-vllm test-kube lint clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -28,6 +28,12 @@ demo-vllm: build ## The same with a real vLLM on the CPU at the end of the road 
 bench-stage: build ## Staging beside hf download + rclone and beside a bare loop: the figures of the README (BENCH=flags; installs the two)
 	@hf=$$(bench/clients/venv.sh) && (cd bench/clients/rclone && $(GO) build -o $(CACHE)/bin/rclone .) && \
 		$(BIN) bench stage --hf "$$hf/hf" --rclone $(CACHE)/bin/rclone $(if $(MODEL),--model $(MODEL)) $(BENCH)
+
+bench-load: build ## A node beside gcsfuse, rclone, transfermanager, curl and, after demo-vllm, Run:ai's streamer: the figures and the chart of the README (BENCH=flags; needs root)
+	@gcsfuse=$$(bench/clients/gcsfuse.sh) && (cd bench/clients/rclone && $(GO) build -o $(CACHE)/bin/rclone .) && \
+		(cd bench/clients/manager && $(GO) build -o $(CACHE)/bin/manager .) && \
+		$(BIN) bench load --gcsfuse "$$gcsfuse" --rclone $(CACHE)/bin/rclone --manager $(CACHE)/bin/manager \
+			$(if $(wildcard $(CACHE)/vllm/bin/python),--python $(CACHE)/vllm/bin/python) $(if $(MODEL),--model $(MODEL)) $(BENCH)
 
 test: lint test-go test-clients ## Everything but vLLM: lint, Go tests with the race detector, foreign clients
 

@@ -12,7 +12,6 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${HEADSTART_CACHE:-$here/../../.cache}
-gcsfuse_version=3.11.4
 streamer_python=${1:-}
 [ -z "$streamer_python" ] || [ -x "$streamer_python" ] || { echo "bucket.sh: $streamer_python is no program" >&2; exit 2; }
 
@@ -40,10 +39,7 @@ install_clients() {
     echo "$want" >"$venv/made"
   fi
   (cd "$here/rclone" && go build -o "$cache/bin/rclone" .)
-  if ! [ -x "$cache/bin/gcsfuse-$gcsfuse_version" ]; then
-    GOBIN=$work/bin go install "github.com/googlecloudplatform/gcsfuse/v3@v$gcsfuse_version" >&2
-    mv "$work/bin/gcsfuse" "$cache/bin/gcsfuse-$gcsfuse_version"
-  fi
+  gcsfuse=$(HEADSTART_CACHE=$cache "$here/gcsfuse.sh")
   exec 9>&-
 }
 
@@ -108,7 +104,7 @@ check_rclone() {
 }
 
 mount_bucket() {
-  "$cache/bin/gcsfuse-$gcsfuse_version" --foreground --enable-hns=false --anonymous-access --implicit-dirs \
+  "$gcsfuse" --foreground --enable-hns=false --anonymous-access --implicit-dirs \
     --custom-endpoint "$url/storage/v1/" clients "$mnt" >"$work/gcsfuse.log" 2>&1 &
   fuse=$!
   until mountpoint -q "$mnt"; do
@@ -183,6 +179,6 @@ check_streamer
 echo
 table google-cloud-storage "$(sed -n 's/^google-cloud-storage==//p' "$here/bucket_requirements.txt")"
 table rclone "$(sed -n 's/.*rclone\/rclone v//p' "$here/rclone/go.mod")"
-table gcsfuse "$gcsfuse_version"
+table gcsfuse "$("$here/gcsfuse.sh" --version)"
 table 'Run:ai streamer' "$([ -z "$streamer_python" ] || "$streamer_python" -c 'import importlib.metadata as m; print(m.version("runai-model-streamer"))')"
 ! grep -q '^FAIL' "$work/lines"

@@ -12,6 +12,8 @@ import (
 	"github.com/headstart-serving/headstart/bench/child"
 	"github.com/headstart-serving/headstart/bench/link"
 	"github.com/headstart-serving/headstart/bench/memory"
+	"github.com/headstart-serving/headstart/bench/score"
+	"github.com/headstart-serving/headstart/bench/usage"
 )
 
 // measure runs a way once, from an empty bucket to a full one.
@@ -77,12 +79,12 @@ func (b *bench) step(ctx context.Context, s *site, args []string, began time.Tim
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting %s: %w", name, err)
 	}
-	w := watching(cmd.Process.Pid, s.home)
+	w := usage.Watching(cmd.Process.Pid, s.home)
 	stop := b.telling(name, began, s)
 	err := cmd.Wait()
 	stop()
-	w.end(s.home)
-	r.Memory, r.Disk = max(r.Memory, w.memory), max(r.Disk, w.disk)
+	w.End(s.home)
+	r.Memory, r.Disk = max(r.Memory, w.Memory), max(r.Disk, w.Disk)
 	if err != nil {
 		if len(said.Line()) == 0 {
 			said = out // hf says its errors there
@@ -94,7 +96,7 @@ func (b *bench) step(ctx context.Context, s *site, args []string, began time.Tim
 		return fmt.Errorf("%s: no rusage on this system", name)
 	}
 	// The kernel's own peak, for what came after the last look. A new process begins with that of its parent: us.
-	if rss := used.Maxrss << 10; rss > highWater(os.Getpid()) {
+	if rss := used.Maxrss << 10; rss > usage.HighWater(os.Getpid()) {
 		r.Memory = max(r.Memory, rss)
 	}
 	r.CPU += float64(used.Utime.Nano()+used.Stime.Nano()) / 1e9
@@ -113,7 +115,7 @@ func (b *bench) telling(name string, began time.Time, s *site) (stop func()) {
 			case <-end:
 				return
 			case <-again.C:
-				b.say("  %s: %.0f s, %s on disk, %s in the bucket's folder", name, time.Since(began).Seconds(), bytesOf(diskUsed(s.home)), bytesOf(diskUsed(s.bucketDir)))
+				b.say("  %s: %.0f s, %s on disk, %s in the bucket's folder", name, time.Since(began).Seconds(), score.Bytes(usage.DiskUsed(s.home)), score.Bytes(usage.DiskUsed(s.bucketDir)))
 			}
 		}
 	}()
@@ -123,7 +125,7 @@ func (b *bench) telling(name string, began time.Time, s *site) (stop func()) {
 // cpu returns the processor time that the servers have taken, in seconds.
 func (s *site) cpu() (sum float64, err error) {
 	for _, p := range s.servers {
-		t, err := cpuOf(p.PID)
+		t, err := usage.CPU(p.PID)
 		if err != nil {
 			return 0, err
 		}

@@ -3,32 +3,13 @@ package staging
 import (
 	"hash/crc32"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/headstart-serving/headstart/bench/link"
+	"github.com/headstart-serving/headstart/bench/score"
 	"github.com/headstart-serving/headstart/manifest"
 )
-
-func TestSpread(t *testing.T) {
-	for _, x := range []struct {
-		all  []float64
-		want Spread
-	}{
-		{nil, Spread{}},
-		{[]float64{3}, Spread{3, 3, 3}},
-		{[]float64{4, 1}, Spread{2.5, 1, 4}},
-		{[]float64{9, 1, 2}, Spread{2, 1, 9}},
-		{[]float64{9, 1, 2, 4}, Spread{3, 1, 9}},
-	} {
-		if got := spread(x.all); got != x.want {
-			t.Errorf("%v: %+v, want %+v", x.all, got, x.want)
-		}
-	}
-}
 
 func TestJoined(t *testing.T) {
 	sum := func(s string) uint32 { return crc32.Checksum([]byte(s), manifest.Castagnoli) }
@@ -49,67 +30,6 @@ func TestJoined(t *testing.T) {
 	}
 }
 
-func TestParseStat(t *testing.T) {
-	got, err := parseStat("7 (a) b) (c) S 1 7 7 0 -1 4194560 100 200 0 0 250 50 0 0 20 0 9 0 1 2 3")
-	if err != nil || got != 3 {
-		t.Errorf("%v, %v", got, err)
-	}
-	for _, bad := range []string{"", "7 (a) S 1", "7 (a) S 1 7 7 0 -1 4194560 100 200 0 0 x 50 0"} {
-		if _, err := parseStat(bad); err == nil {
-			t.Errorf("%q is understood", bad)
-		}
-	}
-}
-
-// TestPeakMemory compares a tree of two processes with what each of them says of itself.
-func TestPeakMemory(t *testing.T) {
-	cmd := exec.Command("sh", "-c", "sleep 100 & echo ready; wait")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		_ = cmd.Wait()
-	}()
-	if _, err := out.Read(make([]byte, 10)); err != nil {
-		t.Fatal(err)
-	}
-	alone, both := highWater(cmd.Process.Pid), peakMemory(cmd.Process.Pid)
-	if alone < 100<<10 || both < alone+100<<10 || both > 1<<30 {
-		t.Errorf("the shell peaks at %d bytes, it and its child at %d", alone, both)
-	}
-	if got := peakMemory(1 << 30); got != 0 {
-		t.Errorf("a process that is not there has %d bytes", got)
-	}
-}
-
-func TestDiskUsed(t *testing.T) {
-	dir := t.TempDir()
-	for _, name := range []string{"a", "b/c"} {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Truncate(filepath.Join(dir, "a"), 1<<40); err != nil { // a hole takes nothing
-		t.Fatal(err)
-	}
-	if got := diskUsed(dir); got < 2<<20 || got > 3<<20 {
-		t.Errorf("%d bytes", got)
-	}
-	if got := diskUsed(filepath.Join(dir, "none")); got != 0 {
-		t.Errorf("%d bytes of nothing", got)
-	}
-}
-
 func TestTable(t *testing.T) {
 	r := Result{Model: "acme/small", Files: 2, Bytes: 5e9, Machine: "2 processors", Scenarios: []Scenario{
 		{
@@ -124,7 +44,7 @@ func TestTable(t *testing.T) {
 			Ways: []Way{{Name: stageName, Checks: "yes", Runs: []Sample{{Rate: 240e6, CPU: 1, Memory: 600 << 20, Disk: 5e9}}}},
 		},
 	}}
-	for i, goals := range []func(*Scenario) []Goal{nearGoals, narrowGoals} {
+	for i, goals := range []func(*Scenario) []score.Goal{nearGoals, narrowGoals} {
 		s := &r.Scenarios[i]
 		for j := range s.Ways {
 			s.Ways[j].sum()

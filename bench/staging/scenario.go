@@ -8,6 +8,7 @@ import (
 
 	"github.com/headstart-serving/headstart/bench/link"
 	"github.com/headstart-serving/headstart/bench/memory"
+	"github.com/headstart-serving/headstart/bench/score"
 )
 
 // Names of the scenarios, in the order in which they run.
@@ -20,7 +21,7 @@ type scenario struct {
 	rounds      int
 	discard     bool                     // the bucket drops what it has summed
 	shape       func(*bench) *link.Shape // of the network; nil for none
-	goals       func(*Scenario) []Goal
+	goals       func(*Scenario) []score.Goal
 }
 
 // What the project promises (issue 4).
@@ -45,7 +46,7 @@ func (b *bench) scenarios() ([]scenario, error) {
 		{name: "near", title: "loopback, nothing between", ways: all, rounds: b.Rounds, shape: nowhere, goals: nearGoals},
 		{
 			name: "far", ways: all, rounds: b.Rounds, shape: func(b *bench) *link.Shape { return &b.Far }, goals: farGoals,
-			title: fmt.Sprintf("a round trip of %v, and %s/s for a single stream", b.Far.RoundTrip, bytesOf(b.Far.Stream)),
+			title: fmt.Sprintf("a round trip of %v, and %s/s for a single stream", b.Far.RoundTrip, score.Bytes(b.Far.Stream)),
 		},
 		{
 			name: "narrow", ways: both, rounds: b.Rounds, shape: half, goals: narrowGoals,
@@ -75,30 +76,32 @@ func half(b *bench) *link.Shape {
 	return &link.Shape{Total: int64(b.result.scenario("near").way(bareName).Rate.Median) / 2}
 }
 
-func nearGoals(s *Scenario) []Goal {
+func nearGoals(s *Scenario) []score.Goal {
 	stage, bare := s.way(stageName), s.way(bareName)
-	return []Goal{
-		atLeast("rate, of the bare loop's", goalOfBare, stage.Rate.Median/bare.Rate.Median),
-		atMost("CPU-s/GB over the bare loop's", goalOverBare, stage.CPU.Median-bare.CPU.Median),
+	return []score.Goal{
+		score.AtLeast("rate, of the bare loop's", goalOfBare, stage.Rate.Median/bare.Rate.Median),
+		score.AtMost("CPU-s/GB over the bare loop's", goalOverBare, stage.CPU.Median-bare.CPU.Median),
 		memoryGoal(stage),
 	}
 }
 
-func farGoals(s *Scenario) []Goal {
-	goals := []Goal{memoryGoal(s.way(stageName))}
+func farGoals(s *Scenario) []score.Goal {
+	goals := []score.Goal{memoryGoal(s.way(stageName))}
 	if hf := s.way(hfName); hf != nil {
-		goals = append([]Goal{atLeast("rate, times that of hf download + rclone copy", goalTimesHF, s.way(stageName).Rate.Median/hf.Rate.Median)}, goals...)
+		goals = append([]score.Goal{score.AtLeast("rate, times that of hf download + rclone copy", goalTimesHF, s.way(stageName).Rate.Median/hf.Rate.Median)}, goals...)
 	}
 	return goals
 }
 
-func narrowGoals(s *Scenario) []Goal {
-	return []Goal{atLeast("rate, of the link's", goalOfLink, s.way(stageName).Rate.Median/float64(s.Link.Total)), memoryGoal(s.way(stageName))}
+func narrowGoals(s *Scenario) []score.Goal {
+	return []score.Goal{score.AtLeast("rate, of the link's", goalOfLink, s.way(stageName).Rate.Median/float64(s.Link.Total)), memoryGoal(s.way(stageName))}
 }
 
-func discardGoals(s *Scenario) []Goal { return []Goal{memoryGoal(s.way(stageName))} }
+func discardGoals(s *Scenario) []score.Goal { return []score.Goal{memoryGoal(s.way(stageName))} }
 
-func memoryGoal(w *Way) Goal { return atMost("peak memory, MiB", goalMemory>>20, w.Memory.Max/(1<<20)) }
+func memoryGoal(w *Way) score.Goal {
+	return score.AtMost("peak memory, MiB", goalMemory>>20, w.Memory.Max/(1<<20))
+}
 
 // slack is how many bytes a run takes beside the model's: records of the bucket, memory of processes.
 const slack = 1 << 30
@@ -149,7 +152,7 @@ type RoomError struct {
 }
 
 func (e *RoomError) Error() string {
-	return fmt.Sprintf("%s has %s free and the measurement needs %s: take %s", e.Dir, bytesOf(e.Free), bytesOf(e.Want), e.Instead)
+	return fmt.Sprintf("%s has %s free and the measurement needs %s: take %s", e.Dir, score.Bytes(e.Free), score.Bytes(e.Want), e.Instead)
 }
 
 func (e *RoomError) Unwrap() error { return unix.ENOSPC }

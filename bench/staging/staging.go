@@ -22,6 +22,8 @@ import (
 	"github.com/headstart-serving/headstart/bench/child"
 	"github.com/headstart-serving/headstart/bench/link"
 	"github.com/headstart-serving/headstart/bench/place"
+	"github.com/headstart-serving/headstart/bench/score"
+	"github.com/headstart-serving/headstart/bench/server"
 	"github.com/headstart-serving/headstart/manifest"
 	"github.com/headstart-serving/headstart/stager"
 	"github.com/headstart-serving/headstart/stager/hub"
@@ -51,7 +53,7 @@ type bench struct {
 	bytes  int64      // of those
 	memory *place.Dir // holds the bucket
 	disk   *place.Dir // holds the homes
-	hub    *server
+	hub    *server.Server
 	sums   map[string]uint32 // crc32c of each file, by path: what the first way left
 	result Result
 }
@@ -65,7 +67,7 @@ func Run(ctx context.Context, cfg Config) (_ Result, err error) {
 	for _, f := range b.files {
 		b.bytes += f.Size
 	}
-	b.result = Result{Model: b.model.Repo, Commit: b.model.Commit, Files: len(b.files), Bytes: b.bytes, Machine: machine()}
+	b.result = Result{Model: b.model.Repo, Commit: b.model.Commit, Files: len(b.files), Bytes: b.bytes, Machine: score.Machine()}
 	if b.memory, err = place.New(cfg.BucketDir, prefix); err != nil {
 		return b.result, err
 	}
@@ -105,7 +107,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if err := b.room(list); err != nil {
 		return err
 	}
-	b.hub, err = b.serve(ctx, 2, slices.Concat([]string{"hub", "--listen", near + ":0"}, b.Hub)...)
+	b.hub, err = server.Start(ctx, b.Self, b.Environ, 2, slices.Concat([]string{"hub", "--listen", near + ":0"}, b.Hub)...)
 	if err != nil {
 		return err
 	}
@@ -159,8 +161,5 @@ func (b *bench) environ(home, hubURL, bucketURL string) []string {
 	})
 }
 
-// every is how often a run's processes are looked at, and said how far they are.
-const (
-	every = 100 * time.Millisecond
-	tell  = 10 * time.Second
-)
+// tell is how often it is said how far a run is.
+const tell = 10 * time.Second

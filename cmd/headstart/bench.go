@@ -24,7 +24,7 @@ func newBenchCommand(p process) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchStageCommand(p), newBenchLinkCommand(p), newBenchBareCommand(p))
+	cmd.AddCommand(newBenchStageCommand(p), newBenchLoadCommand(p), newBenchLinkCommand(p), newBenchBareCommand(p), newBenchLimitCommand(p), newBenchReadCommand(p))
 	for _, c := range cmd.Commands() {
 		c.Args = usageArgs(c.Args)
 	}

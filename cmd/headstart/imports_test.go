@@ -54,6 +54,12 @@ var rules = []rule{
 	{"bench/link", nil, nil},
 	{"bench/child", nil, nil},
 	{"bench/memory", []string{"loader/memory"}, nil},
+	{"bench/memory", nil, nil},
+	{"bench/usage", nil, nil},
+	{"bench/score", nil, nil},
+	{"bench/server", []string{"bench/child"}, nil},
+	{"bench/loading/limit", nil, []string{"bench/loading/reading"}}, // it must owe nothing to what it measures
+	{"bench/loading/reading", nil, nil},
 	{"bench/place", []string{"loader/mount"}, nil},
 	{"deploy/...", nil, []string{"stager/bucket", "stager/hub"}}, // its tests run the binary, as a cluster would
 	{"bench/...", []string{"bench/...", "stager/...", "loader/..."}, nil},
