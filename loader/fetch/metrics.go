@@ -16,6 +16,8 @@ type metrics struct {
 	unsynced     prometheus.Counter
 	loads        *prometheus.CounterVec
 	loadSeconds  prometheus.Histogram
+	hedges       *prometheus.CounterVec
+	streams      prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -41,6 +43,10 @@ func newMetrics() *metrics {
 		loadSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "headstart_load_duration_seconds",
 			Help: "Time from the start of a load to its success.", Buckets: prometheus.ExponentialBuckets(0.25, 2, 13)}),
 	}
+	m.hedges = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "headstart_hedges_total",
+		Help: "Second requests for chunks that readers wait for and that are late, by outcome: won, lost, failed, or not made because there were too many."}, []string{"outcome"})
+	m.streams = prometheus.NewGauge(prometheus.GaugeOpts{Name: "headstart_streams",
+		Help: "Chunks that may be received at once: what the engine found to bring the most."})
 	m.fetched = m.chunks.WithLabelValues("fetched")
 	m.rechecked = m.chunks.WithLabelValues("rechecked")
 	m.failed = m.chunks.WithLabelValues("failed")
@@ -48,7 +54,7 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.chunks, m.bytes, m.refetches, m.inFlight, m.waiting, m.stalls, m.stallSeconds, m.unsynced, m.loads, m.loadSeconds}
+	return []prometheus.Collector{m.chunks, m.bytes, m.refetches, m.inFlight, m.waiting, m.stalls, m.stallSeconds, m.unsynced, m.loads, m.loadSeconds, m.hedges, m.streams}
 }
 
 // ended counts a load that has its result.
