@@ -19,10 +19,6 @@ import (
 // the processor's second-level cache.
 const piece = 256 << 10
 
-// ReadSizer is implemented by the bodies of sources that want to be read in larger pieces than the
-// engine's 256 KiB: those that a disk writes to memory, past the processor's cache.
-type ReadSizer interface{ ReadSize() int }
-
 var errMedium = errors.New("the cache's medium failed")
 
 // ofMedium makes an error of the entry final. A file that somebody changed is no fault of the medium:
@@ -71,14 +67,10 @@ func connect(ctx context.Context, src Source, g *guard, key string, off int64, r
 // fault, which the workers ask to have as a panic (debug.SetPanicOnFault), and reading into it EFAULT.
 func fill(body io.Reader, p []byte, had part, g *guard) (now part, err error) {
 	defer recoverFault(&err)
-	size := piece
-	if s, ok := body.(ReadSizer); ok {
-		size = max(size, s.ReadSize())
-	}
 	now = had
 	empty := 0
 	for len(p) > 0 {
-		n, err := body.Read(p[:min(size, len(p))])
+		n, err := body.Read(p[:min(piece, len(p))])
 		now.sum = crc32.Update(now.sum, manifest.Castagnoli, p[:n])
 		now.n += int64(n)
 		p = p[n:]

@@ -45,11 +45,10 @@ func (s *stream) run(ctx context.Context) {
 		err := s.fetch(d.load, d.chunk)
 		// Wrong bytes say nothing about the server's health, nor does a connection that brought much or
 		// was only slower than others; any other failure may come of too much load.
-		var mismatch *manifest.MismatchError
 		switch {
 		case err == nil || gained(err):
 			failures = 0
-		case d.load.ctx.Err() == nil && !errors.As(err, &mismatch):
+		case d.load.ctx.Err() == nil && !mismatched(err):
 			if failures++; failures > 1 {
 				sleep(ctx, backoff(failures-1))
 			}
@@ -109,6 +108,11 @@ func gained(err error) bool {
 	return errors.Is(err, errBehind) || errors.As(err, &p) && p.gained >= telling
 }
 
+// mismatched reports whether a chunk's bytes were wrong.
+func mismatched(err error) bool {
+	return errors.As(err, new(*manifest.MismatchError))
+}
+
 // receive brings what is missing of a chunk into its place, checks and commits it, and returns its size.
 // Only this goroutine writes there: what a second request brings is copied here.
 func (s *stream) receive(l *Load, i int, r ref) (int64, error) {
@@ -135,8 +139,7 @@ func (s *stream) receive(l *Load, i int, r ref) (int64, error) {
 		err = nil
 	}
 	if err != nil {
-		var mismatch *manifest.MismatchError
-		if errors.As(err, &mismatch) {
+		if mismatched(err) {
 			return 0, err
 		}
 		return 0, &partial{error: err, part: now, gained: now.n - had.n}
