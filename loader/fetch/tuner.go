@@ -32,7 +32,7 @@ func newTuner(width, least, most int) *tuner {
 // window is what the tuner sees of one.
 type window struct {
 	rate    float64 // bytes, in any unit
-	crowded bool    // chunks waited for others to end: where none did, more of them at once cannot help
+	crowded bool    // chunks waited for others to end; else a load came to its end, and the rate is no measure
 	refused bool    // the bucket said more often that it is too much than it gave a chunk
 }
 
@@ -43,7 +43,7 @@ func (t *tuner) next(w window) int {
 		t.trying, t.settling = 0, true
 		t.width = max(t.width/2, t.least)
 		t.rest, t.pause = t.pause, min(2*t.pause, maxPause)
-	case w.rate == 0: // an outage, or nothing to do: it is nobody's fault, and no measure
+	case w.rate == 0 || !w.crowded: // an outage, or little to do: no measure
 		if t.trying != 0 {
 			t.trying, t.width = 0, t.back
 		}
@@ -55,19 +55,19 @@ func (t *tuner) next(w window) int {
 	case t.rest > 0:
 		t.rest--
 	default:
-		t.change(w)
+		t.change(w.rate)
 	}
 	return t.width
 }
 
 // change begins a trial.
-func (t *tuner) change(w window) {
-	more := w.crowded && t.width < t.most
+func (t *tuner) change(rate float64) {
+	more := t.width < t.most
 	switch {
 	case t.width > t.least && (t.down || !more):
-		t.try(-1, max(t.width/2, t.least), w.rate)
+		t.try(-1, max(t.width/2, t.least), rate)
 	case more:
-		t.try(+1, min(2*t.width, t.most), w.rate)
+		t.try(+1, min(2*t.width, t.most), rate)
 	}
 	t.down = false
 }

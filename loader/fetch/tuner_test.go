@@ -40,7 +40,7 @@ func TestTuner(t *testing.T) {
 
 // What says nothing about the streams moves nothing.
 func TestTunerKeeps(t *testing.T) {
-	for name, w := range map[string]window{"an outage": {crowded: true}, "idleness": {}} {
+	for name, w := range map[string]window{"an outage": {crowded: true}, "idleness": {}, "the end of a load": {rate: 7}} {
 		tuner := newTuner(8, 2, 64)
 		for range 100 {
 			if got := tuner.next(w); got != 8 {
