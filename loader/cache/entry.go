@@ -132,6 +132,9 @@ func (e *Entry) Filled() bool { return e.open.Load() == 0 }
 // Complete reports whether the entry is sealed: nothing will write to it again.
 func (e *Entry) Complete() bool { return e.sealed.Load() }
 
+// InMemory reports whether the entry's files are on a tmpfs: their pages are written back to no disk.
+func (e *Entry) InMemory() bool { return e.medium.memory }
+
 // Bytes returns the number of verified bytes.
 func (e *Entry) Bytes() int64 { return e.bytes.Load() }
 

@@ -177,7 +177,7 @@ func TestTwoLoads(t *testing.T) {
 	}
 }
 
-// counter returns the sum of the engine's counters of that name with that label value.
+// counter returns the sum of the engine's counters, or gauges, of that name with that label value.
 func counter(t *testing.T, e *fetch.Engine, name, label string) float64 {
 	t.Helper()
 	reg := prometheus.NewRegistry()
@@ -190,7 +190,7 @@ func counter(t *testing.T, e *fetch.Engine, name, label string) float64 {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			if f.GetName() == name && (label == "" || m.GetLabel()[0].GetValue() == label) {
-				sum += m.GetCounter().GetValue()
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 			}
 		}
 	}

@@ -102,7 +102,7 @@ func (h *hedge) run(ctx context.Context, l *Load, r ref, s *stream) {
 	buf := buffer(c.Size)
 	e.metrics.inFlight.Add(float64(c.Size))
 	g := newGuard(e.cfg.Stall, e.pace, &e.received)
-	got, err := receive(ctx, e.cfg.Source, g, l.keys[r.file], c.Offset, buf, part{cuts: maxCuts})
+	got, err := receive(ctx, e.cfg.Source, g, l.keys[r.file], c.Offset, buf, true, part{cuts: maxCuts})
 	g.close()
 	e.metrics.inFlight.Sub(float64(c.Size))
 	if ctx.Err() == nil {

@@ -19,6 +19,14 @@ import (
 // the processor's second-level cache.
 const piece = 256 << 10
 
+// StraightReader is implemented by bodies whose bytes a device can write straight to memory, past the
+// processor and the page cache. ReadStraight is Read, but for that it takes as much as it likes of p at
+// once. It may be called with p in anonymous memory or in a mapping of a tmpfs alone: a page of another file
+// that a device writes to while the kernel writes it back may be lost.
+type StraightReader interface {
+	ReadStraight(p []byte) (int, error)
+}
+
 var errMedium = errors.New("the cache's medium failed")
 
 // ofMedium makes an error of the entry final. A file that somebody changed is no fault of the medium:
@@ -38,11 +46,12 @@ type part struct {
 }
 
 // receive reads what p lacks of len(p) bytes of an object from off, through one connection. had is what
-// of p is there; it returns what is there afterwards. An object that ends before is io.EOF.
-func receive(ctx context.Context, src Source, g *guard, key string, off int64, p []byte, had part) (part, error) {
+// of p is there; it returns what is there afterwards. memory says that p is no mapping of a file on a disk.
+// An object that ends before is io.EOF.
+func receive(ctx context.Context, src Source, g *guard, key string, off int64, p []byte, memory bool, had part) (part, error) {
 	rest := p[had.n:]
 	ctx = g.begin(ctx, len(rest) >= telling && had.cuts < maxCuts)
-	now, err := connect(ctx, src, g, key, off+had.n, rest, had)
+	now, err := connect(ctx, src, g, key, off+had.n, rest, memory, had)
 	if cut := g.end(); err != nil && cut != nil {
 		err = cut
 	}
@@ -52,25 +61,35 @@ func receive(ctx context.Context, src Source, g *guard, key string, off int64, p
 	return now, err
 }
 
-func connect(ctx context.Context, src Source, g *guard, key string, off int64, rest []byte, had part) (part, error) {
+func connect(ctx context.Context, src Source, g *guard, key string, off int64, rest []byte, memory bool, had part) (part, error) {
 	body, err := src.Open(ctx, key, off, int64(len(rest)))
 	if err != nil {
 		return had, err
 	}
 	defer body.Close()
-	return fill(body, rest, had, g)
+	straight, ok := body.(StraightReader)
+	if !ok || !memory {
+		straight = nil
+	}
+	return fill(body, straight, rest, had, g)
 }
 
-// fill reads p full. g is told after each read.
+// fill reads p full, straight where that is not nil. g is told after each read.
 //
 // p is mapped: if its medium fails (a disk error, a file that somebody truncated), touching it is a
 // fault, which the workers ask to have as a panic (debug.SetPanicOnFault), and reading into it EFAULT.
-func fill(body io.Reader, p []byte, had part, g *guard) (now part, err error) {
+func fill(body io.Reader, straight StraightReader, p []byte, had part, g *guard) (now part, err error) {
 	defer recoverFault(&err)
 	now = had
 	empty := 0
 	for len(p) > 0 {
-		n, err := body.Read(p[:min(piece, len(p))])
+		var n int
+		var err error
+		if straight != nil {
+			n, err = straight.ReadStraight(p)
+		} else {
+			n, err = body.Read(p[:min(piece, len(p))])
+		}
 		now.sum = crc32.Update(now.sum, manifest.Castagnoli, p[:n])
 		now.n += int64(n)
 		p = p[n:]

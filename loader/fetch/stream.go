@@ -125,7 +125,7 @@ func (s *stream) receive(l *Load, i int, r ref) (int64, error) {
 	had := l.partOf(i)
 	e.metrics.inFlight.Add(float64(len(p)))
 	defer e.metrics.inFlight.Sub(float64(len(p)))
-	now, err := receive(l.ctx, e.cfg.Source, s.guard, l.keys[r.file], c.Offset, p, had)
+	now, err := receive(l.ctx, e.cfg.Source, s.guard, l.keys[r.file], c.Offset, p, l.entry.InMemory(), had)
 	err = e.check(l, c, now, err)
 	if second := e.second(s, err); second != nil {
 		if err := place(p, second.buf); err != nil {

@@ -212,7 +212,7 @@ func (v *verification) read(ctx context.Context, c manifest.Chunk, buf []byte) (
 	g := newGuard(verifyStall, new(pace), nil)
 	defer g.close()
 	for attempts, reads := 1, 1; ; {
-		got, err := receive(ctx, v.src, g, v.m.Model.Object(f.Path), c.Offset, buf, part{cuts: maxCuts})
+		got, err := receive(ctx, v.src, g, v.m.Model.Object(f.Path), c.Offset, buf, true, part{cuts: maxCuts})
 		switch {
 		case err == nil || errors.Is(err, io.EOF):
 			if wrong = v.m.Check(c, got.sum); err != nil {

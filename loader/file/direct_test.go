@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headstart-serving/headstart/loader/fetch"
 	"github.com/headstart-serving/headstart/loader/file"
 )
 
@@ -30,22 +31,36 @@ func drop(t testing.TB, path string) {
 	}
 }
 
-// Whatever the file's size and the range, the bytes are those of the file, read in whatever steps, past the
-// page cache and through it.
+// memory returns size bytes at the beginning of a page.
+func memory(t testing.TB, size int) []byte {
+	t.Helper()
+	p, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(p) })
+	return p
+}
+
+// Whatever the file's size, the range, the memory and the steps, the bytes are those of the file: read past
+// the page cache, through it, and in turns.
 func TestDirect(t *testing.T) {
 	dir := t.TempDir()
 	src := open(t, dir)
-	random := rand.NewChaCha8([32]byte{})
-	ways := map[bool]int{}
+	random := rand.New(rand.NewPCG(1, 1))
+	into := memory(t, 4*mib)
+	straight, plain := 0, 0
 	for _, size := range []int{mib - 1, mib, mib + 1, mib + 4095, mib + 4096, mib + 4097, 3*mib - 1, 3 * mib, 3*mib + 511, 3*mib + 513} {
 		content := make([]byte, size)
-		_, _ = random.Read(content) // never fails
+		for i := range content {
+			content[i] = byte(random.Uint32())
+		}
 		path := filepath.Join(dir, fmt.Sprint(size))
 		if err := os.WriteFile(path, content, 0o644); err != nil {
 			t.Fatal(err)
 		}
 		for _, off := range []int{0, 1, 511, 512, 4095, 4096, 4097, mib, mib + 7} {
-			for _, step := range []int{300, 4096, 256 << 10, 4 * mib} {
+			for _, step := range []int{300 << 10, 4096, 256 << 10, 4 * mib} {
 				if off > size {
 					continue
 				}
@@ -54,18 +69,33 @@ func TestDirect(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				ways[file.IsDirect(body)]++
-				var got bytes.Buffer
-				_, err = io.CopyBuffer(struct{ io.Writer }{&got}, struct{ io.Reader }{body}, make([]byte, step))
-				if err != nil || !bytes.Equal(got.Bytes(), content[off:]) {
-					t.Errorf("size %d from %d in steps of %d: %d bytes, %v", size, off, step, got.Len(), err)
+				r := body.(fetch.StraightReader)
+				clear(into)
+				rest, mixed := into[off%8192:][:size-off+1], random.IntN(3) == 0
+				got := 0
+				for err == nil {
+					var n int
+					p := rest[got:][:min(step, len(rest)-got)]
+					if mixed && random.IntN(2) == 0 {
+						n, err = body.Read(p)
+					} else {
+						n, err = r.ReadStraight(p)
+					}
+					if got += n; file.LastDirect(body) {
+						straight += n
+					} else {
+						plain += n
+					}
+				}
+				if err != io.EOF || got != size-off || !bytes.Equal(rest[:got], content[off:]) {
+					t.Errorf("size %d from %d in steps of %d: %d bytes, %v", size, off, step, got, err)
 				}
 				body.Close()
 			}
 		}
 	}
-	t.Logf("%d ranges past the page cache, %d through it", ways[true], ways[false])
-	if can := file.CanDirect(filepath.Join(dir, fmt.Sprint(mib))); can != (ways[true] > 0) || can && ways[false] > 0 {
+	t.Logf("%d MiB past the page cache, %d MiB through it", straight/mib, plain/mib)
+	if can := file.CanDirect(filepath.Join(dir, fmt.Sprint(mib))); can != (straight > 0) {
 		t.Errorf("direct reads possible: %v", can)
 	}
 }
@@ -125,7 +155,29 @@ func TestCutShort(t *testing.T) {
 	if err := os.Truncate(path, 2*mib+5); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := io.ReadFull(body, make([]byte, 3*mib)); n != mib+5 || err != io.ErrUnexpectedEOF {
+	p, n := memory(t, 3*mib), 0
+	for err == nil {
+		var got int
+		got, err = body.(fetch.StraightReader).ReadStraight(p[n:])
+		n += got
+	}
+	if n != mib+5 || err != io.EOF {
 		t.Errorf("%d bytes, %v", n, err)
+	}
+	// Memory that is not there is an error that the engine knows.
+	if err := os.Truncate(path, 4*mib); err != nil {
+		t.Fatal(err)
+	}
+	drop(t, path)
+	again, err := src.Open(t.Context(), "w", 0, 4*mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if err := unix.Mprotect(p, unix.PROT_NONE); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := again.(fetch.StraightReader).ReadStraight(p); !errors.Is(err, unix.EFAULT) {
+		t.Errorf("%v", err)
 	}
 }

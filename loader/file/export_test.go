@@ -5,10 +5,13 @@ import (
 	"os"
 )
 
-// IsDirect reports whether a body is read past the page cache.
-func IsDirect(body io.ReadCloser) bool { return body.(*object).direct != nil }
+// IsDirect reports whether aligned bytes of a body are read past the page cache.
+func IsDirect(body io.ReadCloser) bool { return body.(*object).align > 0 }
 
-// CanDirect reports whether a file can be.
+// LastDirect reports whether the last read was.
+func LastDirect(body io.ReadCloser) bool { return body.(*object).direct }
+
+// CanDirect reports whether a file can be read so.
 func CanDirect(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {

@@ -1,9 +1,9 @@
 // Package file reads a bucket that is a directory: a local disk, Managed Lustre, NFS, a disk that was
 // made for it. An object is the file whose path below the directory is its key.
 //
-// It reads with pread, as many reads at once as the caller has streams: past the page cache where that
-// is cheaper (see direct), else straight into the slice it is given. A read that hangs in the kernel
-// cannot be cut off.
+// It reads with pread, straight into the slice it is given, as many reads at once as the caller has
+// streams, and past the page cache where that is cheaper. A read that hangs in the kernel cannot be
+// cut off.
 package file
 
 import (
@@ -56,10 +56,11 @@ type object struct {
 	ctx    context.Context
 	file   *os.File
 	off    int64
-	direct *direct // nil: through the page cache
+	align  int64 // of reads past the page cache; 0: none
+	direct bool  // what the descriptor is set to
 }
 
-// Open implements [fetch.Source].
+// Open implements [fetch.Source]. What it returns is a [fetch.StraightReader].
 func (s *Source) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
@@ -68,39 +69,36 @@ func (s *Source) Open(ctx context.Context, key string, off, n int64) (io.ReadClo
 	if err != nil {
 		return nil, err
 	}
-	return &object{ctx: ctx, file: f, off: off, direct: newDirect(f, off, n)}, nil
+	return &object{ctx: ctx, file: f, off: off, align: canDirect(f, off, n)}, nil
 }
 
 func (o *object) Read(p []byte) (int, error) {
-	if err := o.ctx.Err(); err != nil {
-		return 0, context.Cause(o.ctx)
+	if err := o.live(); err != nil {
+		return 0, err
 	}
-	if o.direct != nil {
-		n, err := o.direct.read(o.file, p, o.off)
-		if !errors.Is(err, syscall.EINVAL) {
-			o.off += int64(n)
-			return n, err
-		}
-		o.plain()
+	if o.direct {
+		control(o.file, func(fd int) { _ = o.setDirect(fd, false) }) // if it fails, so does the read
 	}
-	n, err := o.file.ReadAt(p, o.off)
+	return o.moved(o.file.ReadAt(p, o.off))
+}
+
+func (o *object) live() error {
+	if o.ctx.Err() != nil {
+		return context.Cause(o.ctx)
+	}
+	return nil
+}
+
+// moved notes what a read gave.
+func (o *object) moved(n int, err error) (int, error) {
 	o.off += int64(n)
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
 	return n, err
 }
 
-// plain goes on through the page cache: the file system promised what it does not do.
-func (o *object) plain() {
-	control(o.file, func(fd int) { _ = clearDirect(fd) })
-	o.direct.close()
-	o.direct = nil
-}
-
-func (o *object) Close() error {
-	if o.direct != nil {
-		o.direct.close()
-	}
-	return o.file.Close()
-}
+func (o *object) Close() error { return o.file.Close() }
 
 func (s *Source) open(key string) (*os.File, error) {
 	// A named pipe would block the open for ever, so the kind is looked at first.
