@@ -192,8 +192,8 @@ func newWorld(t *testing.T, models []*fetchtest.Model) *world {
 	return &world{liar: l, url: h.URL}
 }
 
-// load fetches a model with patience for a second, and returns how that ended. Wrong bytes fail the test.
-func (w *world) load(t *testing.T, c *cache.Cache, m *fetchtest.Model) error {
+// load fetches a model, and returns how that ended. Wrong bytes fail the test.
+func (w *world) load(t *testing.T, c *cache.Cache, m *fetchtest.Model, patience time.Duration) error {
 	t.Helper()
 	src, err := gcs.New(t.Context(), name, "")
 	if err != nil {
@@ -206,7 +206,7 @@ func (w *world) load(t *testing.T, c *cache.Cache, m *fetchtest.Model) error {
 		t.Error(err)
 		return nil
 	}
-	e := fetch.New(fetch.Config{Source: src, Streams: 3, Log: quiet(), Stall: 300 * time.Millisecond, Patience: time.Second})
+	e := fetch.New(fetch.Config{Source: src, Streams: 3, Log: quiet(), Stall: 1500 * time.Millisecond, Patience: patience})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- e.Run(ctx) }()
@@ -246,19 +246,19 @@ func (w *world) load(t *testing.T, c *cache.Cache, m *fetchtest.Model) error {
 const tableChunks = 6
 
 // run loads all models at once, a few at a time, and tells how each ended.
-func (w *world) run(t *testing.T, models []*fetchtest.Model, ended func(i int, err error)) {
+func (w *world) run(t *testing.T, models []*fetchtest.Model, patience time.Duration, ended func(i int, err error)) {
 	c, err := cache.Open(t.TempDir(), quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	slots := make(chan struct{}, 24) // they wait for pauses, most of the time
+	slots := make(chan struct{}, 70) // they wait for pauses, most of the time
 	var wg sync.WaitGroup
 	for i, m := range models {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			ended(i, w.load(t, c, m))
+			ended(i, w.load(t, c, m, patience))
 		})
 	}
 	wg.Wait()
@@ -303,7 +303,7 @@ func TestFaultTable(t *testing.T) {
 	wrong := map[string]bool{"truncated, says so": true, "empty": true, "first byte": true, "last byte": true, "two bytes in a turn": true, "all zero": true, "416": true}
 	right, named := 0, 0
 	var mu sync.Mutex
-	w.run(t, models, func(i int, err error) {
+	w.run(t, models, 4*time.Second, func(i int, err error) {
 		r := rows[i]
 		mu.Lock()
 		defer mu.Unlock()
@@ -364,7 +364,7 @@ func TestFaultMixtures(t *testing.T) {
 			return &f
 		}
 	}
-	w.run(t, models, func(i int, err error) {
+	w.run(t, models, 2*time.Minute, func(i int, err error) {
 		if err != nil {
 			t.Errorf("seed %d: %v", i, err)
 		}
@@ -395,7 +395,7 @@ func TestReplacedInTheMiddle(t *testing.T) {
 		}
 		upload(t, w.url, key, b)
 	}
-	w.run(t, models, func(i int, err error) {
+	w.run(t, models, 2*time.Minute, func(i int, err error) {
 		if same(i) != (err == nil) || err != nil && !strings.Contains(err.Error(), "w: bytes ") {
 			t.Errorf("%s: %v", models[i].Manifest.Model, err)
 		}
