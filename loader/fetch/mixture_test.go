@@ -62,12 +62,13 @@ func TestMixtures(t *testing.T) {
 			random := rand.New(rand.NewPCG(uint64(seed), 5))
 			m := models[random.IntN(len(models))]
 			var mu sync.Mutex
+			faults := rand.New(rand.NewPCG(uint64(seed), 6)) // used under mu
 			wrong := make(map[string]int)
 			src := &fetchtest.Memory{Objects: m.Objects}
 			src.Fault = func(_ context.Context, r fetchtest.Request) *fetchtest.Fault {
 				mu.Lock()
 				defer mu.Unlock()
-				f := anyFault(random, r.N)
+				f := anyFault(faults, r.N)
 				// Wrong bytes end a load at the fifth time, by design: not here.
 				if f.Flip || f.Short {
 					place := fmt.Sprint(r.Key, r.Off/m.Manifest.ChunkSize)
