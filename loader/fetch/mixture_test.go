@@ -82,6 +82,7 @@ func TestMixtures(t *testing.T) {
 			e := run(t, fetch.Config{Source: src, Streams: random.IntN(3) * 4, InFlight: int64(1+random.IntN(3)) * 8 * mib})
 			l := e.Start(entry)
 			var readers sync.WaitGroup
+			first := l
 			for range 20 {
 				file, from := random.IntN(len(m.Manifest.Files)), time.Duration(random.IntN(5000))*time.Millisecond
 				size := m.Manifest.Files[file].Size
@@ -91,7 +92,7 @@ func TestMixtures(t *testing.T) {
 					time.Sleep(from)
 					ctx, cancel := context.WithTimeout(context.Background(), patience)
 					defer cancel()
-					err := l.Wait(ctx, file, off, n)
+					err := first.Wait(ctx, file, off, n)
 					if err == nil {
 						checkRange(t, entry.Path(file), m.Content(m.Manifest.Files[file].Path), off, n)
 					} else if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
