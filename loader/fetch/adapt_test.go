@@ -159,6 +159,7 @@ func ranges(src *fetchtest.Memory, index int) []string {
 
 // A connection that ends in the middle is gone on from where it was.
 func TestGoesOn(t *testing.T) {
+	m := large(t, 24)
 	for name, c := range map[string]struct {
 		fault  fetchtest.Fault
 		ranges []string
@@ -172,7 +173,6 @@ func TestGoesOn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				m := large(t, 24)
 				src := &fetchtest.Memory{Objects: m.Objects, Fault: at(12, c.fault)}
 				entry := newEntry(t, m)
 				e := run(t, fetch.Config{Source: src, Streams: 4})
@@ -256,6 +256,7 @@ func (s *replaced) Open(ctx context.Context, key string, off, n int64) (body io.
 
 // A chunk that a reader waits for and that is late is asked for a second time; one of the two counts.
 func TestHedge(t *testing.T) {
+	m := large(t, 24)
 	slow := fetchtest.Fault{Step: mib / 4, Pause: 12 * time.Millisecond} // 192 ms in all: late, and through before the second is
 	for name, c := range map[string]struct {
 		first, second fetchtest.Fault
@@ -276,7 +277,6 @@ func TestHedge(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const index = 12
-				m := large(t, 24)
 				src := &fetchtest.Memory{Objects: m.Objects}
 				src.Fault = func(_ context.Context, r fetchtest.Request) *fetchtest.Fault {
 					switch {
