@@ -142,6 +142,9 @@ func (e *Entry) Place() *Place { return e.place }
 // earlier process made it.
 func (e *Entry) HugeBytes() int64 { return e.huge }
 
+// InMemory reports whether the entry's files are on a tmpfs: their pages are written back to no disk.
+func (e *Entry) InMemory() bool { return e.medium.memory }
+
 // Bytes returns the number of verified bytes.
 func (e *Entry) Bytes() int64 { return e.bytes.Load() }
 

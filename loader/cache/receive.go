@@ -92,6 +92,9 @@ func errSize(mf *manifest.File, got int64) error {
 	return &manifest.MismatchError{Path: mf.Path, Size: mf.Size, Sum: "size", Want: fmt.Sprint(mf.Size), Got: fmt.Sprint(got)}
 }
 
+// recorded is what the file "chunks" says about a chunk that is committed.
+var recorded = [...]byte{verified}
+
 // Commit records that the chunk's bytes are in place and verified. Readers may see them from now on;
 // a process that is killed right after it finds them again.
 func (e *Entry) Commit(file, chunk int) error {
@@ -99,7 +102,7 @@ func (e *Entry) Commit(file, chunk int) error {
 	if e.chunks[i].Load() == verified {
 		return nil
 	}
-	if _, err := e.state.WriteAt([]byte{verified}, int64(headerSize+i)); err != nil {
+	if _, err := e.state.WriteAt(recorded[:], int64(headerSize+i)); err != nil {
 		return fmt.Errorf("entry %s: recording a chunk: %w", e.id, err)
 	}
 	e.writeBack(file, chunk)

@@ -22,7 +22,8 @@ type Load struct {
 	ended chan struct{} // closed when err is final: success, failure or Cancel
 	done  chan struct{} // closed when, after that, no goroutine writes to the entry
 	files []chan struct{}
-	first []int // index of each file's first chunk in status
+	first []int    // index of each file's first chunk in status
+	keys  []string // of each file's object
 
 	// The engine's mutex guards what follows.
 	order     []ref
@@ -32,13 +33,15 @@ type Load struct {
 	missing   int    // chunks that are not finished
 	inFlight  int    // jobs that may write to the entry
 	waiting   map[int]*arrival
-	troubles  map[int]int // attempts that failed, by chunk
-	mismatch  map[int]int // of those, with wrong bytes
+	troubles  map[int]int     // attempts that failed, by chunk
+	mismatch  map[int]int     // of those, with wrong bytes
+	flights   map[int]*stream // by chunk that is taken
+	parts     map[int]part    // what has come of a chunk whose connection ended before
 	err       error
 	over      bool // ended is closed
 	progress  Progress
 	troubleAt time.Time // of the first failure since a chunk arrived
-	pace      pace      // of what arrived
+	recent    recent    // what arrived of late
 
 	headsMissing int
 	stalledAt    time.Time // since when somebody waits, while somebody does
@@ -55,6 +58,7 @@ const (
 type arrival struct {
 	ch      chan struct{} // closed when the chunk is verified
 	readers int
+	late    *time.Timer // looks whether the chunk is late; nil before it was taken
 }
 
 // Progress is how far a load is.
@@ -108,7 +112,7 @@ func (l *Load) Progress() Progress {
 		p.Stalled += now.Sub(l.stalledAt)
 	}
 	if p.Ended.IsZero() {
-		p.Recent = l.pace.rate(now, p.Started)
+		p.Recent = l.recent.rate(now, p.Started)
 	}
 	p.Wanted = l.wanted()
 	return p
@@ -174,6 +178,7 @@ func (l *Load) awaitChunk(ctx context.Context, file, chunk int) error {
 	if a == nil {
 		a = &arrival{ch: make(chan struct{})}
 		l.waiting[i] = a
+		l.engine.watchLate(l, i)
 	}
 	a.readers++
 	l.engine.mu.Unlock()
@@ -198,7 +203,29 @@ func (l *Load) leave(i int, a *arrival) {
 	defer l.engine.mu.Unlock()
 	if a.readers--; a.readers == 0 && l.waiting[i] == a {
 		delete(l.waiting, i)
+		a.stop()
 	}
+}
+
+// stop ends the look at a chunk that nobody waits for.
+func (a *arrival) stop() {
+	if a.late != nil {
+		a.late.Stop()
+	}
+}
+
+// partOf returns what has come of a chunk.
+func (l *Load) partOf(i int) part {
+	l.engine.mu.Lock()
+	defer l.engine.mu.Unlock()
+	return l.parts[i]
+}
+
+// chunk returns what the manifest says about a chunk.
+func (l *Load) chunk(r ref) manifest.Chunk {
+	f := &l.m.Files[r.file]
+	off := int64(r.chunk) * l.m.ChunkSize
+	return manifest.Chunk{File: r.file, Index: r.chunk, Offset: off, Size: min(l.m.ChunkSize, f.Size-off), CRC32C: f.Chunks[r.chunk]}
 }
 
 // locate returns the chunk with index i in status.
@@ -225,6 +252,8 @@ func cause(err error) string {
 		return "corrupt"
 	case errors.Is(err, errStalled):
 		return "stalled"
+	case errors.Is(err, errBehind):
+		return "slow"
 	case errors.As(err, &status) && status.Code == 429:
 		return "throttled"
 	case errors.As(err, &status):

@@ -20,6 +20,8 @@ type metrics struct {
 	running      prometheus.Gauge
 	loads        *prometheus.CounterVec
 	loadSeconds  prometheus.Histogram
+	hedges       *prometheus.CounterVec
+	streams      prometheus.Gauge
 
 	models map[string]bool // that have a label of their own
 }
@@ -64,6 +66,10 @@ func newMetrics(source string) *metrics {
 		loadSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "headstart_load_duration_seconds",
 			Help: "Time from the start of a load to its success.", Buckets: prometheus.ExponentialBuckets(0.25, 2, 13)}),
 	}
+	m.hedges = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "headstart_hedges_total",
+		Help: "Second requests for chunks that readers wait for and that are late, by outcome: won, lost, failed, or not made because there were too many."}, []string{"outcome"})
+	m.streams = prometheus.NewGauge(prometheus.GaugeOpts{Name: "headstart_streams",
+		Help: "Chunks that may be received at once: what the engine found to bring the most."})
 	for _, outcome := range []string{verifiedOutcome, recheckedOutcome, failedOutcome} { // a rate needs a zero before
 		m.chunks.WithLabelValues(source, outcome)
 	}
@@ -74,7 +80,7 @@ func newMetrics(source string) *metrics {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.chunks, m.bytes, m.refetches, m.inFlight, m.queueWait, m.waiting, m.stalls, m.stallSeconds, m.unsynced, m.running, m.loads, m.loadSeconds}
+	return []prometheus.Collector{m.chunks, m.bytes, m.refetches, m.inFlight, m.queueWait, m.waiting, m.stalls, m.stallSeconds, m.unsynced, m.running, m.loads, m.loadSeconds, m.hedges, m.streams}
 }
 
 func (m *metrics) chunk(outcome string) { m.chunks.WithLabelValues(m.source, outcome).Inc() }

@@ -14,7 +14,7 @@ import (
 )
 
 // arrived tells the readers of a chunk that it is verified, and seals the entry after the last one.
-func (e *Engine) arrived(l *Load, i int, fetched int64) {
+func (e *Engine) arrived(s *stream, l *Load, i int, fetched int64) {
 	e.mu.Lock()
 	l.status[i] = finished
 	l.missing--
@@ -22,7 +22,7 @@ func (e *Engine) arrived(l *Load, i int, fetched int64) {
 	l.progress.Reason = ""
 	l.troubleAt = time.Time{}
 	now := time.Now()
-	l.pace.add(now, fetched)
+	l.recent.add(now, fetched)
 	if l.progress.First.IsZero() {
 		l.progress.First = now
 	}
@@ -37,8 +37,11 @@ func (e *Engine) arrived(l *Load, i int, fetched int64) {
 	}
 	if a := l.waiting[i]; a != nil {
 		delete(l.waiting, i)
+		a.stop()
 		close(a.ch)
 	}
+	delete(l.parts, i)
+	e.landed(s, l, i)
 	if f := l.locate(i).file; l.entry.FileComplete(f) {
 		select {
 		case <-l.files[f]:
@@ -88,10 +91,11 @@ func (e *Engine) sync(entry *cache.Entry) {
 }
 
 // failed decides what becomes of a chunk that did not arrive.
-func (e *Engine) failed(l *Load, i int, err error) {
+func (e *Engine) failed(s *stream, l *Load, i int, err error) {
 	e.mu.Lock()
 	defer e.unlock()
 	defer e.released(l)
+	e.landed(s, l, i)
 	if l.over {
 		return
 	}
@@ -104,6 +108,16 @@ func (e *Engine) failed(l *Load, i int, err error) {
 	e.metrics.refetches.WithLabelValues(cause(err)).Inc()
 	l.progress.Refetches++
 	l.troubles[i]++
+	l.keep(i, err)
+	if overload(err) {
+		e.throttled++
+	}
+	if gained(err) { // only the connection is gone: on at once, where it was
+		l.troubles[i] = 1
+		e.cfg.Log.Debug("a chunk goes on over another connection", "model", l.m.Model.String(), "err", err)
+		e.demand(l, i)
+		return
+	}
 	var mismatch *manifest.MismatchError
 	if errors.As(err, &mismatch) {
 		if l.mismatch[i]++; l.mismatch[i] >= e.cfg.Mismatches {
@@ -120,6 +134,25 @@ func (e *Engine) failed(l *Load, i int, err error) {
 		defer e.mu.Unlock()
 		e.demand(l, i)
 	})
+}
+
+// keep notes what has come of a chunk that failed. Wrong bytes are worth nothing.
+func (l *Load) keep(i int, err error) {
+	var p *partial
+	if errors.As(err, &p) {
+		l.parts[i] = p.part
+	} else {
+		delete(l.parts, i)
+	}
+}
+
+// landed takes note that a stream is through with a chunk. The caller holds e.mu.
+func (e *Engine) landed(s *stream, l *Load, i int) {
+	delete(l.flights, i)
+	if s.hedge != nil { // of a chunk that was read back meanwhile
+		e.abandon(s.hedge)
+		s.hedge = nil
+	}
 }
 
 // patient notes what holds a load up, and ends it when that has lasted too long.

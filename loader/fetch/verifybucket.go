@@ -209,11 +209,13 @@ func (v *verification) chunk(ctx context.Context, c manifest.Chunk, buf []byte, 
 // read fills buf, and returns what is wrong with it, or why it cannot be read.
 func (v *verification) read(ctx context.Context, c manifest.Chunk, buf []byte) (wrong, err error) {
 	f := &v.m.Files[c.File]
+	g := newGuard(verifyStall, new(pace), nil)
+	defer g.close()
 	for attempts, reads := 1, 1; ; {
-		sum, err := receive(ctx, v.src, v.m.Model.Object(f.Path), c.Offset, buf, verifyStall)
+		got, err := receive(ctx, v.src, g, v.m.Model.Object(f.Path), c.Offset, buf, true, part{cuts: maxCuts})
 		switch {
 		case err == nil || errors.Is(err, io.EOF):
-			if wrong = v.m.Check(c, sum); err != nil {
+			if wrong = v.m.Check(c, got.sum); err != nil {
 				wrong = &manifest.MismatchError{Path: f.Path, Offset: c.Offset, Size: c.Size, Sum: "size", Want: fmt.Sprint(f.Size), Got: "smaller (the object ends before)"}
 			}
 			if wrong == nil || reads == verifyReads {

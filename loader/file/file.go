@@ -2,7 +2,8 @@
 // made for it. An object is the file whose path below the directory is its key.
 //
 // It reads with pread, straight into the slice it is given, as many reads at once as the caller has
-// streams. A read that hangs in the kernel cannot be cut off.
+// streams, and past the page cache where that is cheaper. A read that hangs in the kernel cannot be
+// cut off.
 package file
 
 import (
@@ -52,12 +53,14 @@ func (s *Source) String() string { return "file://" + s.dir }
 
 // object is one range of a file.
 type object struct {
-	ctx  context.Context
-	file *os.File
-	off  int64
+	ctx    context.Context
+	file   *os.File
+	off    int64
+	align  int64 // of reads past the page cache; 0: none
+	direct bool  // what the descriptor is set to
 }
 
-// Open implements [fetch.Source].
+// Open implements [fetch.Source]. What it returns is a [fetch.StraightReader].
 func (s *Source) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
@@ -66,15 +69,32 @@ func (s *Source) Open(ctx context.Context, key string, off, n int64) (io.ReadClo
 	if err != nil {
 		return nil, err
 	}
-	return &object{ctx: ctx, file: f, off: off}, nil
+	return &object{ctx: ctx, file: f, off: off, align: canDirect(f, off, n)}, nil
 }
 
 func (o *object) Read(p []byte) (int, error) {
-	if err := o.ctx.Err(); err != nil {
-		return 0, context.Cause(o.ctx)
+	if err := o.live(); err != nil {
+		return 0, err
 	}
-	n, err := o.file.ReadAt(p, o.off)
+	if o.direct {
+		control(o.file, func(fd int) { _ = o.setDirect(fd, false) }) // if it fails, so does the read
+	}
+	return o.moved(o.file.ReadAt(p, o.off))
+}
+
+func (o *object) live() error {
+	if o.ctx.Err() != nil {
+		return context.Cause(o.ctx)
+	}
+	return nil
+}
+
+// moved notes what a read gave.
+func (o *object) moved(n int, err error) (int, error) {
 	o.off += int64(n)
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
 	return n, err
 }
 

@@ -31,7 +31,7 @@ func write(t *testing.T, dir string, objects map[string][]byte) {
 	}
 }
 
-func open(t *testing.T, dir string) *file.Source {
+func open(t testing.TB, dir string) *file.Source {
 	t.Helper()
 	src, err := file.New(dir)
 	if err != nil {

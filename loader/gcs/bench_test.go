@@ -66,7 +66,7 @@ func BenchmarkCold(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer c.Close()
-		e := fetch.New(fetch.Config{Source: src, Log: quiet(), Streams: benchStreams})
+		e := fetch.New(fetch.Config{Source: src, Log: quiet()})
 		ctx, cancel := context.WithCancel(b.Context())
 		ended := make(chan error)
 		go func() { ended <- e.Run(ctx) }()

@@ -34,6 +34,10 @@ func (s *Source) explain(ctx context.Context, key string, err error) error {
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
 		}
+		// io.EOF means that the object ends: that of a connection is not it.
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
 		return fmt.Errorf("%s in %s: %w", key, s, err)
 	}
 	switch api.Code {

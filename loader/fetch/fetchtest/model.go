@@ -36,8 +36,14 @@ func (m *Model) Content(path string) []byte { return m.Objects[m.Manifest.Model.
 // same bytes.
 func NewModel(t testing.TB, repo string, sizes map[string]int) *Model {
 	t.Helper()
+	return NewModelOf(t, repo, ChunkSize, sizes)
+}
+
+// NewModelOf is NewModel with chunks of another size.
+func NewModelOf(t testing.TB, repo string, chunkSize int, sizes map[string]int) *Model {
+	t.Helper()
 	random := rand.NewChaCha8(sha256.Sum256([]byte(repo)))
-	m := &manifest.Manifest{Model: manifest.Model{Repo: repo, Commit: Commit}, ChunkSize: ChunkSize}
+	m := &manifest.Manifest{Model: manifest.Model{Repo: repo, Commit: Commit}, ChunkSize: int64(chunkSize)}
 	objects := make(map[string][]byte)
 	for path, size := range sizes {
 		m.Files = append(m.Files, manifest.File{Path: path, Size: int64(size)})
@@ -49,7 +55,7 @@ func NewModel(t testing.TB, repo string, sizes map[string]int) *Model {
 		_, _ = random.Read(b) // never fails
 		objects[m.Model.Object(f.Path)] = b
 		f.SHA256, f.CRC32C = sha256.Sum256(b), crc32.Checksum(b, manifest.Castagnoli)
-		for chunk := range slices.Chunk(b, ChunkSize) {
+		for chunk := range slices.Chunk(b, chunkSize) {
 			f.Chunks = append(f.Chunks, crc32.Checksum(chunk, manifest.Castagnoli))
 		}
 	}

@@ -8,7 +8,7 @@ import (
 func TestPace(t *testing.T) {
 	began := time.Unix(1000, 500e6)
 	at := func(s float64) time.Time { return began.Add(time.Duration(s * 1e9)) }
-	var p pace
+	var p recent
 	if r := p.rate(began, began); r != 0 {
 		t.Errorf("%v before anything", r)
 	}

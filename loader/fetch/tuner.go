@@ -1,0 +1,95 @@
+package fetch
+
+// tuner finds how many chunks received at once are worth it, by trying: it doubles them while that
+// brings clearly more bytes, as it does where each connection is slow for itself (a long round trip, a
+// cap on every stream); it halves them while that costs nothing, and in between it leaves them alone for
+// longer and longer. Where something else is the limit (the processor, the link, the bucket) more of
+// them bring nothing, and it stays where it is. It is pure: it sees windows of equal length and no clock.
+type tuner struct {
+	least, most int
+	width       int // chunks at once
+
+	settling bool    // the window is that of a change, or of a beginning: it says nothing
+	trying   int     // +1 or -1 while a change is on trial, else 0
+	back     int     // the width to go back to
+	base     float64 // the rate there
+	rest     int     // windows until the next trial
+	pause    int     // how long the rest after the next failure will be
+	down     bool    // the next trial halves
+}
+
+const (
+	gain     = 1.2  // what twice the streams must bring, as a factor
+	noLoss   = 0.97 // what half of them must keep
+	minPause = 4    // windows
+	maxPause = 128  // windows
+)
+
+func newTuner(width, least, most int) *tuner {
+	return &tuner{least: least, most: max(most, width), width: width, settling: true, pause: minPause}
+}
+
+// window is what the tuner sees of one.
+type window struct {
+	rate    float64 // bytes, in any unit
+	crowded bool    // chunks waited for others to end; else a load came to its end, and the rate is no measure
+	refused bool    // the bucket said more often that it is too much than it gave a chunk
+}
+
+// next says how wide the next window is to be.
+func (t *tuner) next(w window) int {
+	switch {
+	case w.refused:
+		t.trying, t.settling = 0, true
+		t.width = max(t.width/2, t.least)
+		t.rest, t.pause = t.pause, min(2*t.pause, maxPause)
+	case w.rate == 0 || !w.crowded: // an outage, or little to do: no measure
+		if t.trying != 0 {
+			t.trying, t.width = 0, t.back
+		}
+		t.settling = true
+	case t.settling:
+		t.settling = false
+	case t.trying != 0:
+		t.judge(w.rate)
+	case t.rest > 0:
+		t.rest--
+	default:
+		t.change(w.rate)
+	}
+	return t.width
+}
+
+// change begins a trial.
+func (t *tuner) change(rate float64) {
+	more := t.width < t.most
+	switch {
+	case t.width > t.least && (t.down || !more):
+		t.try(-1, max(t.width/2, t.least), rate)
+	case more:
+		t.try(+1, min(2*t.width, t.most), rate)
+	}
+	t.down = false
+}
+
+func (t *tuner) try(direction, width int, rate float64) {
+	t.trying, t.back, t.base = direction, t.width, rate
+	t.width, t.settling = width, true
+}
+
+// judge ends a trial.
+func (t *tuner) judge(rate float64) {
+	wanted := gain
+	if t.trying < 0 {
+		wanted = noLoss
+	}
+	good := rate >= t.base*wanted
+	t.down = t.trying < 0 == good // after what went well the same again, else the other way
+	t.trying = 0
+	if good {
+		t.pause = minPause
+		return
+	}
+	t.width, t.settling = t.back, true
+	t.rest, t.pause = t.pause, min(2*t.pause, maxPause)
+}

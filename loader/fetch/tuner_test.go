@@ -1,0 +1,100 @@
+package fetch
+
+import (
+	"math/rand/v2"
+	"testing"
+)
+
+// The tuner ends up where more streams bring nothing, whatever limits them.
+func TestTuner(t *testing.T) {
+	for name, c := range map[string]struct {
+		rate        func(width int) float64
+		least, most int // where it must be for nearly all of the time
+	}{
+		"a cap on each stream":     {func(w int) float64 { return float64(w) }, 64, 64},
+		"a link that 8 fill":       {func(w int) float64 { return float64(min(w, 8)) }, 4, 16},
+		"a link that 20 fill":      {func(w int) float64 { return float64(min(w, 20)) }, 16, 32},
+		"a processor that one has": {func(w int) float64 { return 1 }, 2, 16},
+		"a server that is choked":  {func(w int) float64 { return 1 / float64(w) }, 2, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(1, 2))
+			tuner := newTuner(8, 2, 64)
+			out, width := 0, 8
+			const n = 2000
+			for i := range n {
+				width = tuner.next(window{rate: c.rate(width) * (0.95 + random.Float64()/10), crowded: true})
+				if width < 2 || width > 64 {
+					t.Fatalf("width %d", width)
+				}
+				if i > 40 && (width < c.least || width > c.most) {
+					out++
+				}
+			}
+			if out > n/10 {
+				t.Errorf("%d of %d windows were not from %d to %d wide", out, n, c.least, c.most)
+			}
+		})
+	}
+}
+
+// What says nothing about the streams moves nothing.
+func TestTunerKeeps(t *testing.T) {
+	for name, w := range map[string]window{"an outage": {crowded: true}, "idleness": {}, "the end of a load": {rate: 7}} {
+		tuner := newTuner(8, 2, 64)
+		for range 100 {
+			if got := tuner.next(w); got != 8 {
+				t.Errorf("%s: %d", name, got)
+			}
+		}
+	}
+	tuner := newTuner(8, 2, 64) // an outage in the middle of a trial
+	tuner.next(window{rate: 1, crowded: true})
+	if got := tuner.next(window{rate: 1, crowded: true}); got != 16 {
+		t.Errorf("no trial: %d", got)
+	}
+	if got := tuner.next(window{crowded: true}); got != 8 {
+		t.Errorf("after an outage: %d", got)
+	}
+	for range 10 {
+		tuner.next(window{rate: 1, refused: true})
+	}
+	if tuner.width != 2 {
+		t.Errorf("a bucket that says it is too much: %d", tuner.width)
+	}
+}
+
+func TestPace(t *testing.T) {
+	p := new(pace)
+	const s = 1e9 // ns
+	if p.behind(0, s) || p.watch() != longest {
+		t.Error("judged without a measure")
+	}
+	if _, sure := p.late(telling); sure {
+		t.Error("a large chunk is late without a measure")
+	}
+	if d, sure := p.late(1); !sure || d != lateFirst {
+		t.Error(d, sure)
+	}
+	for range known {
+		p.add(100<<20, s)
+	}
+	if p.watch() != shortest || p.behind(100<<20/lag, s) || !p.behind(100<<20/lag-1, s) {
+		t.Error("the lag is not the limit")
+	}
+	if d, sure := p.late(100 << 20); !sure || d != lateBy*s {
+		t.Error(d, sure)
+	}
+	if d, _ := p.late(1); d != lateSoon {
+		t.Error(d)
+	}
+	late := 0
+	for range 20 {
+		if p.behind(1<<20, s) {
+			late++
+		}
+	}
+	if late == 0 || late > len(p.recent)/2 {
+		t.Errorf("%d were behind when all became slow", late)
+	}
+}
