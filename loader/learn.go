@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/headstart-serving/headstart/loader/cache"
 	"github.com/headstart-serving/headstart/loader/fetch"
 	"github.com/headstart-serving/headstart/loader/order"
@@ -210,11 +212,21 @@ func (o *orders) read(m *model) ([]int, error) {
 	return chunks, nil
 }
 
-// write puts the whole file in its place or none. A crash of the machine may leave a torn one, which is
-// then none that read takes.
+// spare is how many bytes of the cache's file system an order leaves to what matters more: leases.
+const spare = 1 << 20
+
+// write puts the whole file in its place or none: also where there is hardly any room. A crash of the
+// machine may leave a torn one, which is then none that read takes.
 func (o *orders) write(id string, data []byte) error {
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(o.dir, &st); err != nil {
+		return fmt.Errorf("looking at the file system of %s: %w", o.dir, err)
+	}
+	if st.Bavail*uint64(st.Bsize) < spare+uint64(len(data)) {
+		return nil
 	}
 	path := filepath.Join(o.dir, id)
 	if err := os.WriteFile(path+".new", data, 0o600); err != nil {

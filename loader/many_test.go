@@ -107,7 +107,8 @@ func TestThousandWaiters(t *testing.T) {
 	if err := cmd.Wait(); err != nil || sum.String() != m.Manifest.Files[0].SHA256.String() {
 		t.Errorf("%q, %v", sum.String(), err)
 	}
-	if got := len(b.Requests()); got != many {
+	// A second request for what is late is rare: see the engine's budget.
+	if got := len(b.Requests()); got < many || got > many+2+many*5/100 {
 		t.Errorf("%d requests for %d chunks", got, many)
 	}
 	if e := n.Status().Entries[0]; e.LongestWait != nil {

@@ -7,7 +7,6 @@ import (
 )
 
 type metrics struct {
-	source       string
 	chunks       *prometheus.CounterVec
 	bytes        *prometheus.CounterVec
 	refetches    *prometheus.CounterVec
@@ -24,6 +23,11 @@ type metrics struct {
 	streams      prometheus.Gauge
 
 	models map[string]bool // that have a label of their own
+
+	// What is counted for every chunk is looked up once: a look-up allocates.
+	chunksBy                  map[string]prometheus.Counter // by outcome
+	verified, discarded       prometheus.Counter            // of bytes
+	waitDemanded, waitOrdered prometheus.Observer           // of queueWait
 }
 
 // maxModels bounds the values of the label model; the models beyond share "other".
@@ -39,7 +43,7 @@ const (
 
 func newMetrics(source string) *metrics {
 	m := &metrics{
-		source: source, models: map[string]bool{},
+		models: map[string]bool{},
 		chunks: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "headstart_chunks_total",
 			Help: "Chunks by source and outcome: fetched and verified, rechecked (read back after a reboot and verified), or failed (given up)."}, []string{"source", "outcome"}),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "headstart_fetched_bytes_total",
@@ -70,12 +74,12 @@ func newMetrics(source string) *metrics {
 		Help: "Second requests for chunks that readers wait for and that are late, by outcome: won, lost, failed, or not made because there were too many."}, []string{"outcome"})
 	m.streams = prometheus.NewGauge(prometheus.GaugeOpts{Name: "headstart_streams",
 		Help: "Chunks that may be received at once: what the engine found to bring the most."})
+	m.chunksBy = map[string]prometheus.Counter{}
 	for _, outcome := range []string{verifiedOutcome, recheckedOutcome, failedOutcome} { // a rate needs a zero before
-		m.chunks.WithLabelValues(source, outcome)
+		m.chunksBy[outcome] = m.chunks.WithLabelValues(source, outcome)
 	}
-	for _, outcome := range []string{verifiedOutcome, discardedOutcome} {
-		m.bytes.WithLabelValues(source, outcome)
-	}
+	m.verified, m.discarded = m.bytes.WithLabelValues(source, verifiedOutcome), m.bytes.WithLabelValues(source, discardedOutcome)
+	m.waitDemanded, m.waitOrdered = m.queueWait.WithLabelValues("demanded"), m.queueWait.WithLabelValues("ordered")
 	return m
 }
 
@@ -83,21 +87,21 @@ func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.chunks, m.bytes, m.refetches, m.inFlight, m.queueWait, m.waiting, m.stalls, m.stallSeconds, m.unsynced, m.running, m.loads, m.loadSeconds, m.hedges, m.streams}
 }
 
-func (m *metrics) chunk(outcome string) { m.chunks.WithLabelValues(m.source, outcome).Inc() }
+func (m *metrics) chunk(outcome string) { m.chunksBy[outcome].Inc() }
 
 // received counts the bytes of one attempt.
 func (m *metrics) received(all, verified int64) {
-	m.bytes.WithLabelValues(m.source, verifiedOutcome).Add(float64(verified))
-	m.bytes.WithLabelValues(m.source, discardedOutcome).Add(float64(max(0, all-verified)))
+	m.verified.Add(float64(verified))
+	m.discarded.Add(float64(max(0, all-verified)))
 }
 
 // taken counts how long a chunk was in the queue.
 func (m *metrics) taken(d demand, now time.Time) {
-	queue, since := "demanded", d.since
+	queue, since := m.waitDemanded, d.since
 	if since.IsZero() {
-		queue, since = "ordered", d.load.progress.Started
+		queue, since = m.waitOrdered, d.load.progress.Started
 	}
-	m.queueWait.WithLabelValues(queue).Observe(now.Sub(since).Seconds())
+	queue.Observe(now.Sub(since).Seconds())
 }
 
 // model returns the label of a repository. The caller holds the engine's mutex.

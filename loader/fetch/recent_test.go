@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func TestPace(t *testing.T) {
+func TestRecent(t *testing.T) {
 	began := time.Unix(1000, 500e6)
 	at := func(s float64) time.Time { return began.Add(time.Duration(s * 1e9)) }
 	var p recent
