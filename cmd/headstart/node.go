@@ -60,7 +60,7 @@ the node's cgroup. If DIR is on a tmpfs itself, that is the memory, and nothing 
 
 /metrics has, besides Go's own, headstart_
   fetched_bytes_total{source,outcome} chunks_total{source,outcome} refetches_total{cause}
-  in_flight_bytes queue_wait_seconds{queue} waiting_readers loads_running loads_total{outcome}
+  in_flight_bytes streams hedges_total{outcome} queue_wait_seconds{queue} waiting_readers loads_running loads_total{outcome}
   load_duration_seconds demand_stalls_total{model} demand_stall_seconds_total{model}
   publish_duration_seconds{mode,outcome} leases cache_bytes{state} evictions_total
   evicted_bytes_total sync_failures_total opens_total{by} served_bytes_total served_reads_total

@@ -21,10 +21,10 @@ func TestWriteStatus(t *testing.T) {
 	}
 	want := `cache /cache: 3 models, 2.0 GB leased, 4.0 GB loading, 5.0 MB partial; passthrough yes
 
-MODEL       STATE     VERIFIED  OF      RATE      LEFT  LEASES  WAITING  STALLED  SOURCE
-google/a@1  complete  2.0 GB    2.0 GB  -         -     2       0        1.2s     gs
-google/b@2  loading   1.0 GB    4.0 GB  1.5 GB/s  2s    1       17       -        gs
-google/c@3  partial   0 B       5.0 MB  -         -     0       0        -        -
+MODEL       STATE     VERIFIED  OF      RATE      LEFT  LEASES  WAITING  STALLED  MEDIUM  SOURCE
+google/a@1  complete  2.0 GB    2.0 GB  -         -     2       0        1.2s     -       gs
+google/b@2  loading   1.0 GB    4.0 GB  1.5 GB/s  2s    1       17       -        -       gs
+google/c@3  partial   0 B       5.0 MB  -         -     0       0        -        -       -
 
 google/b@2: 17 reads wait, one for model-2.safetensors at 33554432; HTTP 503 Service Unavailable; 2 chunks were fetched again; in an order that was learnt (12 chunks)
 

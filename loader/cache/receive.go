@@ -43,7 +43,7 @@ func (e *Entry) begin() error {
 	}
 	e.state = f
 	if !e.medium.memory {
-		e.flusher = startWriteback()
+		e.flusher = startWriteback(e)
 	}
 	return nil
 }

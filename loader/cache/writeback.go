@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"os"
 	"sync"
 	"sync/atomic"
 
@@ -12,6 +11,7 @@ import (
 // let them pile up, to a tenth of the memory and then to where it stops who writes, and the sync of the
 // sealed entry would find all of it to do.
 type writeback struct {
+	paths []string // of the files, before any is moved to where it ends
 	queue chan piece
 	ended atomic.Bool
 	done  sync.WaitGroup
@@ -19,7 +19,7 @@ type writeback struct {
 
 // piece is a range of a file that is to be written.
 type piece struct {
-	path   string
+	file   int
 	off, n int64
 }
 
@@ -35,33 +35,51 @@ func (e *Entry) writeBack(file, chunk int) {
 	}
 	off := int64(chunk) * e.m.ChunkSize
 	select {
-	case e.flusher.queue <- piece{e.path(file), off, min(e.m.ChunkSize, e.m.Files[file].Size-off)}:
+	case e.flusher.queue <- piece{file, off, min(e.m.ChunkSize, e.m.Files[file].Size-off)}:
 	default:
 	}
 }
 
-func startWriteback() *writeback {
-	w := &writeback{queue: make(chan piece, pending)}
-	w.done.Go(func() {
-		for p := range w.queue {
-			if !w.ended.Load() {
-				w.start(&p)
-			}
-		}
-	})
+func startWriteback(e *Entry) *writeback {
+	w := &writeback{paths: make([]string, len(e.files)), queue: make(chan piece, pending)}
+	for i := range w.paths {
+		w.paths[i] = e.path(i)
+	}
+	w.done.Go(w.run)
 	return w
+}
+
+// run writes what is queued. Chunks of one file follow each other: it stays open meanwhile.
+func (w *writeback) run() {
+	file, fd := -1, -1
+	for p := range w.queue {
+		if w.ended.Load() {
+			continue
+		}
+		if p.file != file {
+			if fd >= 0 {
+				unix.Close(fd)
+			}
+			var err error
+			if fd, err = unix.Open(w.paths[p.file], unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
+				fd = -1
+			}
+			file = p.file
+		}
+		if fd >= 0 {
+			w.start(fd, p)
+		}
+	}
+	if fd >= 0 {
+		unix.Close(fd)
+	}
 }
 
 // start begins to write a piece and does not wait for the disk, but for a place in its queue. An error
 // shows up in the sync of the entry again, which is where it counts.
-func (w *writeback) start(p *piece) {
-	f, err := os.OpenFile(p.path, os.O_RDWR|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return
-	}
-	defer f.Close()
+func (w *writeback) start(fd int, p piece) {
 	for off := p.off; off < p.off+p.n && !w.ended.Load(); off += stretch {
-		if unix.SyncFileRange(int(f.Fd()), off, min(stretch, p.off+p.n-off), unix.SYNC_FILE_RANGE_WRITE) != nil {
+		if unix.SyncFileRange(fd, off, min(stretch, p.off+p.n-off), unix.SYNC_FILE_RANGE_WRITE) != nil {
 			return
 		}
 	}
