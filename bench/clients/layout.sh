@@ -54,7 +54,7 @@ serve bucket bucket --dir "$work/buckets" --rate "$rate"
 export STORAGE_EMULATOR_HOST=$url
 
 socket=$work/node.sock
-"$program" node --cache "$work/cache" --socket "$socket" --listen 127.0.0.1:0 2>"$work/node.log" &
+"$program" node --medium disk --cache "$work/cache" --socket "$socket" --listen 127.0.0.1:0 2>"$work/node.log" &
 pids+=($!)
 until "$program" status --socket "$socket" >"$work/status" 2>&1; do
   kill -0 $! 2>/dev/null || { cat "$work/node.log" >&2; exit 1; }

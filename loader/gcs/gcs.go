@@ -205,7 +205,8 @@ func (s *Source) List(ctx context.Context, prefix string) iter.Seq2[fetch.Object
 			return
 		}
 		// One page after the other is one request after the other: a few attempts are right here.
-		bucket := s.bucket.Retryer(storage.WithPolicy(storage.RetryIdempotent), storage.WithMaxAttempts(4))
+		// A handle of its own: Retryer changes what handles made from the same one share.
+		bucket := s.client.Bucket(s.name).Retryer(storage.WithPolicy(storage.RetryIdempotent), storage.WithMaxAttempts(4))
 		for it := bucket.Objects(ctx, q); ; {
 			attrs, err := it.Next()
 			if err == iterator.Done {
