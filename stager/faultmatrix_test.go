@@ -177,13 +177,9 @@ func TestFaultsForever(t *testing.T) {
 					})
 					ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errHangs)
 					defer cancel()
-					began := time.Now()
 					_, err := w.process(ctx)
 					made, _, _, _ := w.sofar()
 					calls := len(made)
-					if os.Getenv("SHOW") != "" {
-						fmt.Printf("%-8s| %-40s| %4d requests, %s: %v\n", place.name, f.name, calls, time.Since(began), err)
-					}
 					if calls > 500 {
 						t.Errorf("%d requests", calls)
 					}
