@@ -55,10 +55,11 @@ func (t *transfer) fetchAll(ctx context.Context, j *job, p *piece) ([]*chunk, er
 			return nil, err
 		}
 		n := min(t.ChunkSize, p.Offset+p.Size-off)
-		c := &chunk{off: off, buf: buf[:n], size: rangeSize(n, t.gate.wide(), t.buffers.most), ready: make(chan struct{})}
+		c := &chunk{off: off, buf: buf[:n], size: rangeSize(n, t.gate.wide(), t.buffers.most, t.asked), ready: make(chan struct{})}
 		c.sums = make([]uint32, manifest.NumChunks(n, c.size))
 		c.left.Store(int32(len(c.sums)))
 		chunks = append(chunks, c)
+		t.asked += n
 		for i := range c.sums {
 			if err := t.gate.enter(ctx); err != nil {
 				return nil, err

@@ -36,6 +36,7 @@ type transfer struct {
 	group   *errgroup.Group
 	buffers *pool
 	gate    *gate        // for ranged reads
+	asked   int64        // bytes that were asked for; the planner's
 	arrived atomic.Int64 // bytes, counted while they come
 }
 

@@ -81,12 +81,14 @@ func (t *tuner) judge(rate float64) {
 // costs more than the connection brings.
 const minRange = 2 << 20
 
-// rangeSize divides a chunk of size bytes into ranges that are read at once. There are several only
-// where there are too few buffers to have width reads in flight, half of the buffers being on their way up.
-func rangeSize(size int64, width int, buffers int64) int64 {
+// rangeSize divides a chunk of size bytes into ranges that are read at once. There are several where there
+// are too few buffers to have width reads in flight, half of the buffers being on their way up; and for the
+// first chunks, asked being how many bytes were asked for before: reads that begin together, a chunk each,
+// end together, and nothing can go up until they do.
+func rangeSize(size int64, width int, buffers, asked int64) int64 {
 	fetching := max(1, buffers/2)
 	n := int64(1)
-	for n*fetching < int64(width) && size/(2*n) >= minRange {
+	for (n*fetching < int64(width) || size/n > asked/4) && size/(2*n) >= minRange {
 		n *= 2
 	}
 	return (size + n - 1) / n

@@ -90,9 +90,21 @@ func TestRangeSize(t *testing.T) {
 		{16 * MiB, 64, 24, 2 * MiB}, {16 * MiB, 500, 24, 2 * MiB}, {16 * MiB, 8, 2, 2 * MiB}, {16 * MiB, 8, 1, 2 * MiB}, {5 * MiB, 64, 24, 5 * MiB / 2},
 		{3 * MiB, 64, 24, 3 * MiB}, {1, 64, 24, 1}, {4*MiB + 1, 64, 24, 2*MiB + 1}, {64 << 10, 64, 1, 64 << 10},
 	} {
-		if got := rangeSize(test.size, test.width, test.buffers); got != test.want {
+		if got := rangeSize(test.size, test.width, test.buffers, 1<<40); got != test.want {
 			t.Errorf("%d bytes, %d reads, %d buffers: %d, want %d", test.size, test.width, test.buffers, got, test.want)
 		}
+	}
+}
+
+// TestRangesGrow counts the requests for the first chunks of a transfer: twelve more than one each.
+func TestRangesGrow(t *testing.T) {
+	const chunk = 16 << 20
+	var got []int64
+	for asked := int64(0); asked < 8*chunk; asked += chunk {
+		got = append(got, chunk/rangeSize(chunk, 8, 24, asked))
+	}
+	if want := []int64{8, 4, 2, 2, 1, 1, 1, 1}; !slices.Equal(got, want) {
+		t.Errorf("the chunks are asked for in %d ranges, want %d", got, want)
 	}
 }
 
