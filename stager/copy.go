@@ -233,10 +233,11 @@ func (t *transfer) commit(ctx context.Context, j *job, file manifest.File, s *su
 }
 
 // wrong notes that the parts of a file do not make up the file. They are removed when nothing writes
-// any more, so that the next run begins the file anew.
+// any more, so that the next run begins the file anew. Where a part is an earlier run's, the fault may have
+// been that run's, and be over.
 func (t *transfer) wrong(j *job, err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.discard = append(t.discard, j)
-	return err
+	return fmt.Errorf("%w: run again, and all of it is received anew", err)
 }

@@ -65,6 +65,16 @@ func (r tinyRepo) size() (n int64) {
 	return n
 }
 
+// headers is how many bytes a run reads at most of the shards before it begins.
+func (r tinyRepo) headers() (n int64) {
+	for path, data := range r.files {
+		if strings.HasSuffix(path, ".safetensors") {
+			n += min(int64(len(data)), 64<<10)
+		}
+	}
+	return n
+}
+
 func (r tinyRepo) model() manifest.Model { return manifest.Model{Repo: r.name, Commit: r.Commit()} }
 
 // kind is what a request is for.
