@@ -54,6 +54,8 @@ type Config struct {
 	// from the last one. Run goes on serving those, so that their readers see no end.
 	Keeper modelfs.Keeper
 	Kept   []modelfs.Kept
+	// CopyAgain is how long a copy to the disk that has failed is not begun again; default CopyAgain.
+	CopyAgain time.Duration
 	// Restarts is how often this process's forerunners died and were replaced, for status and metrics.
 	Restarts int
 }
@@ -64,7 +66,8 @@ type Loader struct {
 	leases    store
 	orders    *orders
 	targets   locks         // by target: one publish or unpublish at a time
-	room      sync.Mutex    // held by who evicts; a model's token is taken before it
+	room      chan struct{} // holds the token of who evicts; a model's token is taken before it
+	copier    chan struct{} // holds the token of the one model that is copied to the disk
 	recovered chan struct{} // closed when Run has taken over the earlier process's leases
 	stopped   chan struct{} // closed when Run ends
 	closed    chan struct{} // closed when all mounts are closed, or cannot be
@@ -77,6 +80,7 @@ type Loader struct {
 	shown  map[*modelfs.FS]shown // mounted or still in use
 	past   modelfs.Stats         // of those that are neither any more
 	taken  int                   // mounts that were taken over from the last process
+	copies map[string]*copying   // by entry, those that have ended too
 }
 
 // New returns a loader. Nothing is published before Run has taken over what an earlier process left.
@@ -84,8 +88,12 @@ func New(cfg Config) *Loader {
 	if cfg.Grace <= 0 {
 		cfg.Grace = Grace
 	}
+	if cfg.CopyAgain <= 0 {
+		cfg.CopyAgain = CopyAgain
+	}
 	l := &Loader{cfg: cfg, leases: store{dir: cfg.Cache.Dir()}, orders: &orders{dir: filepath.Join(cfg.Cache.Dir(), "orders")}, recovered: make(chan struct{}), stopped: make(chan struct{}), closed: make(chan struct{}),
-		models: map[string]*model{}, byPath: map[string]*lease{}, shown: map[*modelfs.FS]shown{}}
+		room: make(chan struct{}, 1), copier: make(chan struct{}, 1),
+		models: map[string]*model{}, byPath: map[string]*lease{}, shown: map[*modelfs.FS]shown{}, copies: map[string]*copying{}}
 	l.metrics = newMetrics(l)
 	return l
 }
@@ -111,6 +119,9 @@ func (l *Loader) stop() error {
 	serving := make([]*modelfs.FS, 0, len(l.shown))
 	for f := range l.shown {
 		serving = append(serving, f)
+	}
+	for _, c := range l.copies {
+		c.cancel(errStopped)
 	}
 	var loads []*fetch.Load
 	for _, m := range l.models {

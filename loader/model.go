@@ -163,6 +163,7 @@ func (m *model) readyLocked() error {
 		l.teach(m, load)
 	}
 	m.entry, m.load = entry, load
+	l.copyBehind(entry, load)
 	return nil
 }
 

@@ -35,9 +35,10 @@ func (l *Loader) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
+	for _, e := range append(l.cfg.Cache.Entries(), l.cfg.Cache.Copies()...) {
 		l.cfg.Engine.Sync(e) // an earlier process may have died before it did
 	}
+	l.copyRest()
 	for _, le := range leases {
 		if err := l.adopt(ctx, le, entries[le.Entry]); err != nil {
 			l.cfg.Log.Error("a lease could not be taken over", "target", le.Target, "model", le.Model, "err", err)

@@ -72,7 +72,11 @@ func runNode(dir string) error {
 			src.hold = string(hold)
 		}
 	}
-	c, err := cache.Open(filepath.Join(dir, "cache"), log)
+	media := cache.Media{}
+	if os.Getenv("LOADER_TEST_BOTH") != "" {
+		media = cache.Media{Use: cache.Both, Memory: 64 << 20}
+	}
+	c, err := cache.OpenMedia(filepath.Join(dir, "cache"), media, log)
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,8 @@ type EntryStatus struct {
 	Medium cache.Kind `json:"medium"`
 	Why    string     `json:"medium_reason,omitempty"`   // why it lies there, if this process chose that
 	Huge   int64      `json:"huge_page_bytes,omitempty"` // that it got in memory, if this process made it
+	// Copy is what the disk has of a model in memory; nil where it is not to have any.
+	Copy *CopyStatus `json:"copy,omitempty"`
 }
 
 // LeaseStatus is one target that shows a model.
@@ -63,7 +65,7 @@ type Status struct {
 	Dir         string           `json:"dir"`
 	Passthrough string           `json:"passthrough"` // "unknown" until a model was shown while it loaded
 	Media       []MediumStatus   `json:"media"`
-	Cached      map[string]int64 `json:"cache_bytes"` // by state: leased, idle, loading, partial
+	Cached      map[string]int64 `json:"cache_bytes"` // by state: leased, idle, loading, partial, copy
 	Entries     []EntryStatus    `json:"entries"`
 	Leases      []LeaseStatus    `json:"leases"`
 	Served      int64            `json:"served_bytes"` // read through this process, not around it
@@ -84,6 +86,7 @@ func (l *Loader) Status() Status {
 		m := l.model(e.Manifest(), e.Raw())
 		one := EntryStatus{Entry: e.ID(), Sum: e.Sum().String(), Dir: e.Dir(), Users: m.users, Used: touched(e), Medium: e.Place().Kind(), Why: m.medium, Huge: e.HugeBytes()}
 		l.mu.Unlock()
+		one.Copy = l.copyStatus(e)
 		one.Progress = m.progress()
 		one.Verified = e.Bytes()
 		if one.State == "partial" && e.Complete() {

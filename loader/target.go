@@ -106,8 +106,12 @@ func (l *Loader) mine(p *mount.Point) (bool, error) {
 	if modelfs.Ours(p) {
 		return l.shows(p) || p.Dead(), nil
 	}
-	for _, dir := range []string{"entries", "aside", "hf"} {
-		if mine, err := p.Shows(filepath.Join(l.cfg.Cache.Dir(), dir)); err != nil || mine {
+	ours := []string{filepath.Join(l.cfg.Cache.Dir(), "hf")}
+	for _, place := range l.cfg.Cache.AllPlaces() {
+		ours = append(ours, filepath.Join(place.Dir(), "entries"), filepath.Join(place.Dir(), "aside"))
+	}
+	for _, dir := range ours {
+		if mine, err := p.Shows(dir); err != nil || mine {
 			return mine, err
 		}
 	}

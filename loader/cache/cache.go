@@ -12,6 +12,9 @@
 //	aside/<id>.<n>           what stood in entries and could not be served, for a person to look at
 //	memory/                  a tmpfs with entries and aside of its own, where models go to memory
 //
+// A model in memory may have a copy on the disk, an entry of the same name there: it is what is left when
+// the one in memory goes, with the machine's end or for want of room.
+//
 // A tmpfs that the cache mounted stays when the process ends, with the entries in it, until a process
 // that opened the cache ends and nothing is in it any more; a reboot empties it.
 //
@@ -52,10 +55,12 @@ type Cache struct {
 	lock   *os.File
 	places []*Place // that entries lie on
 	order  []*Place // that new ones go to, the preferred one first
+	behind *Place   // that has copies of what lies in memory; nil where none are wanted
 
 	making  sync.Mutex // held while an entry is made or removed
-	mu      sync.Mutex // guards entries
+	mu      sync.Mutex // guards what follows
 	entries map[string]*Entry
+	copies  map[string]*Entry // on the disk, of entries in memory
 }
 
 // Open takes a directory, which it makes if there is none, and recovers the entries in it. Dir is the
@@ -75,7 +80,7 @@ func OpenMedia(dir string, media Media, log *slog.Logger) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache directory %s: %w", dir, err)
 	}
-	c := &Cache{dir: dir, log: log, entries: make(map[string]*Entry)}
+	c := &Cache{dir: dir, log: log, entries: make(map[string]*Entry), copies: make(map[string]*Entry)}
 	if err := c.open(media); err != nil {
 		if c.lock != nil {
 			c.lock.Close()
@@ -181,8 +186,8 @@ func (c *Cache) recover(p *Place) error {
 		if err == nil && e.id != d.Name() {
 			err = fmt.Errorf("the manifest in it is of %s", e.id)
 		}
-		if err == nil && c.entries[e.id] != nil {
-			err = fmt.Errorf("the same model is in %s", c.entries[e.id].place.dir)
+		if other := c.entries[d.Name()]; err == nil && other != nil && other.sum != e.sum {
+			err = fmt.Errorf("an entry of another manifest has the same name in %s", other.place.dir)
 		}
 		if err == nil {
 			err = e.resume()
@@ -194,6 +199,9 @@ func (c *Cache) recover(p *Place) error {
 			continue
 		}
 		e.place = p
+		if found := c.entries[e.id]; found != nil { // places in memory come last
+			c.copies[e.id] = found
+		}
 		c.entries[e.id] = e
 		c.log.Info("found an entry", "entry", e.id, "medium", p.Kind(), "complete", e.Complete(), "verified_bytes", e.Bytes(), "size_bytes", e.m.Size())
 	}
@@ -245,6 +253,19 @@ func (c *Cache) EntryAt(p *Place, m *manifest.Manifest, raw []byte) (*Entry, err
 		}
 		return e, nil
 	}
+	e, err := c.make(p, m, raw)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.entries[id] = e
+	c.mu.Unlock()
+	return e, nil
+}
+
+// make makes an entry in a place. The caller holds c.making.
+func (c *Cache) make(p *Place, m *manifest.Manifest, raw []byte) (*Entry, error) {
+	id := ID(m.Model, manifest.Sum(raw))
 	entries := filepath.Join(p.dir, "entries")
 	final, dir := filepath.Join(entries, id), filepath.Join(entries, ".new-"+id)
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -259,9 +280,6 @@ func (c *Cache) EntryAt(p *Place, m *manifest.Manifest, raw []byte) (*Entry, err
 		return nil, errors.Join(explain(p.dir, err), removeTree(entries, ".new-"+id))
 	}
 	e.dir = final
-	c.mu.Lock()
-	c.entries[id] = e
-	c.mu.Unlock()
 	return e, nil
 }
 
@@ -271,24 +289,26 @@ func (c *Cache) find(id string) *Entry {
 	return c.entries[id]
 }
 
-// Entries returns all entries in the order of their IDs.
-func (c *Cache) Entries() []*Entry {
+// Entries returns all entries in the order of their IDs, without [Cache.Copies].
+func (c *Cache) Entries() []*Entry { return c.sorted(c.entries) }
+
+func (c *Cache) sorted(entries map[string]*Entry) []*Entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	all := make([]*Entry, 0, len(c.entries))
-	for _, e := range c.entries {
+	all := make([]*Entry, 0, len(entries))
+	for _, e := range entries {
 		all = append(all, e)
 	}
 	slices.SortFunc(all, func(a, b *Entry) int { return cmp.Compare(a.id, b.id) })
 	return all
 }
 
-// Remove deletes an entry and its files. Nobody may be loading it or reading it; who has a file open
-// keeps that file.
+// Remove deletes an entry, or a copy, and its files. Nobody may be loading it or reading it; who has a
+// file open keeps that file. A copy takes the place of the entry that it was made of, complete or not.
 func (c *Cache) Remove(e *Entry) error {
 	c.making.Lock()
 	defer c.making.Unlock()
-	if c.find(e.id) != e {
+	if c.find(e.id) != e && !c.IsCopy(e) {
 		return fmt.Errorf("entry %s is not in the cache: %w", e.id, fs.ErrNotExist)
 	}
 	if err := e.Release(); err != nil {
@@ -300,7 +320,13 @@ func (c *Cache) Remove(e *Entry) error {
 		return explain(e.place.dir, err)
 	}
 	c.mu.Lock()
-	delete(c.entries, e.id)
+	if c.entries[e.id] == e {
+		delete(c.entries, e.id)
+		if left := c.copies[e.id]; left != nil {
+			c.entries[e.id] = left
+		}
+	}
+	delete(c.copies, e.id)
 	c.mu.Unlock()
 	return removeTree(entries, ".removed-"+e.id)
 }
@@ -313,7 +339,7 @@ func (c *Cache) Dir() string { return c.dir }
 // No load may be running.
 func (c *Cache) Close() error {
 	var errs []error
-	for _, e := range c.Entries() {
+	for _, e := range append(c.Entries(), c.Copies()...) {
 		errs = append(errs, e.Release())
 	}
 	return errors.Join(append(errs, c.closePlaces(), c.lock.Close())...)

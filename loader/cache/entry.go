@@ -39,7 +39,7 @@ type Entry struct {
 	mu      sync.Mutex // guards what follows, and the order of Seal, Sync and Release
 	files   []file
 	state   *os.File   // the file "chunks", open while chunks are recorded
-	flusher *writeback // as long, where entries lie on a disk
+	flusher *writeback // while chunks are received, where entries lie on a disk
 	head    header
 }
 
@@ -134,6 +134,13 @@ func (e *Entry) Filled() bool { return e.open.Load() == 0 }
 
 // Complete reports whether the entry is sealed: nothing will write to it again.
 func (e *Entry) Complete() bool { return e.sealed.Load() }
+
+// Durable reports whether the entry was synced: on a disk it holds across a crash of the machine.
+func (e *Entry) Durable() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.sealed.Load() && e.head.durable
+}
 
 // Place returns the medium of the cache that the entry lies on; nil if it is one of [OpenDir].
 func (e *Entry) Place() *Place { return e.place }

@@ -226,18 +226,25 @@ func TestWriteBack(t *testing.T) {
 // dirtyPages returns how many pages of a file have not been given to its disk, see cachestat(2).
 func dirtyPages(t testing.TB, path string) int {
 	t.Helper()
+	stat := cachestat(t, path)
+	if stat[0] == 0 {
+		t.Fatal("nothing of it is cached")
+	}
+	return int(stat[1])
+}
+
+// cachestat returns how many pages of a file are cached, dirty, under writeback, evicted and recently
+// evicted, see cachestat(2).
+func cachestat(t testing.TB, path string) (stat [5]uint64) {
+	t.Helper()
 	f, err := os.Open(filepath.Clean(path))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
 	var span [2]uint64
-	var stat [5]uint64 // cached, dirty, writeback, evicted, recently evicted
 	if _, _, err := unix.Syscall6(unix.SYS_CACHESTAT, f.Fd(), uintptr(unsafe.Pointer(&span)), uintptr(unsafe.Pointer(&stat)), 0, 0, 0); err != 0 {
 		t.Skip("a kernel without cachestat: ", err)
 	}
-	if stat[0] == 0 {
-		t.Fatal("nothing of it is cached")
-	}
-	return int(stat[1])
+	return stat
 }

@@ -16,11 +16,13 @@ import (
 // Kind is what a medium is made of.
 type Kind string
 
-// The kinds of media. Auto means memory for the models that fit, and the disk for the rest.
+// The kinds of media. Auto means memory for the models that fit, and the disk for the rest; Both means
+// that, and room for a copy on the disk of each that is in memory, see [Cache.MakeCopy].
 const (
 	Memory Kind = "memory"
 	Disk   Kind = "disk"
 	Auto   Kind = "auto"
+	Both   Kind = "both"
 )
 
 // Media says what a cache's new entries lie on.
@@ -134,10 +136,8 @@ func (c *Cache) openPlaces(md medium, media Media) error {
 	if md.memory {
 		return c.allMemory(media)
 	}
-	there, err := c.inMemory(media, media.Use == Memory || media.Use == Auto)
+	there, err := c.inMemory(media, media.Use == Memory || media.Use == Auto || media.Use == Both)
 	switch {
-	case err != nil && media.Use == Memory:
-		return err
 	case err != nil && media.Use == Auto && errors.Is(err, fs.ErrPermission):
 		c.log.Warn("models go to the disk: this process may not mount memory", "err", err)
 		return nil
@@ -152,6 +152,8 @@ func (c *Cache) openPlaces(md medium, media Media) error {
 		c.order = []*Place{there}
 	case Auto:
 		c.order = []*Place{there, home}
+	case Both:
+		c.order, c.behind = []*Place{there, home}, home
 	}
 	return nil
 }
@@ -159,8 +161,8 @@ func (c *Cache) openPlaces(md medium, media Media) error {
 // allMemory is for a directory that is on a tmpfs itself.
 func (c *Cache) allMemory(media Media) error {
 	switch {
-	case media.Use == Disk:
-		return fail(unix.EOPNOTSUPP, "%s is on a tmpfs, which is memory: use a directory on a disk, or another medium than disk", c.dir)
+	case media.Use == Disk, media.Use == Both:
+		return fail(unix.EOPNOTSUPP, "%s is on a tmpfs, which is memory: use a directory on a disk, or another medium than %s", c.dir, media.Use)
 	case media.Memory > 0:
 		return fail(unix.EOPNOTSUPP, "%s is on a tmpfs, which has a size of its own: leave the limit of memory out, or use a directory on a disk", c.dir)
 	}
@@ -200,8 +202,8 @@ func (c *Cache) AllPlaces() []*Place { return c.places }
 // ParseKind returns the kind of that name.
 func ParseKind(s string) (Kind, error) {
 	switch k := Kind(s); k {
-	case Memory, Disk, Auto:
+	case Memory, Disk, Auto, Both:
 		return k, nil
 	}
-	return "", fmt.Errorf("%q is no medium: it is %s, %s or %s", s, Memory, Disk, Auto)
+	return "", fmt.Errorf("%q is no medium: it is %s, %s, %s or %s", s, Memory, Disk, Both, Auto)
 }
