@@ -3,6 +3,7 @@ package loader
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/headstart-serving/headstart/loader/cache"
@@ -171,7 +172,10 @@ func (l *Loader) copyTo(ctx context.Context, e *cache.Entry) (n int64, err error
 	case ctx.Err() != nil:
 		return n, errors.Join(context.Cause(ctx), to.Release())
 	}
-	return n, errors.Join(err, l.cfg.Cache.Remove(to))
+	if left := l.cfg.Cache.Remove(to); left != nil {
+		err = fmt.Errorf("%w (what there is of the copy stays: %v)", err, left)
+	}
+	return n, err
 }
 
 func (l *Loader) copyChunks(ctx context.Context, e, to *cache.Entry) (n int64, err error) {

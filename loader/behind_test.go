@@ -221,26 +221,30 @@ func TestBothDiskFull(t *testing.T) {
 	nothingLeft(t, n)
 }
 
-// TestBothDiskFails: a disk that takes no writes any more costs the copy, not the model.
+// TestBothDiskFails: a disk that takes no writes any more costs the copies, the one that is being made
+// too, and not the models.
 func TestBothDiskFails(t *testing.T) {
-	m := eights(t, 1)[0]
-	b := newBucket(m)
-	dir := t.TempDir()
-	n := startNodeOn(t, dir, withMemory(t, dir, cache.Both, 12*chunk), b)
-	at := target(t)
-	publish(t, n, m, at)
-	// A folder without the right to write is none for root: an entry's place is taken instead.
-	if err := os.WriteFile(filepath.Join(dir, "entries", ".new-"+n.Status().Entries[0].Entry), nil, 0o600); err != nil {
-		t.Fatal(err)
+	models := eights(t, 2)
+	b := newBucket(models...)
+	b.hold = func(key string) bool { return strings.HasPrefix(key, "google/m1/") && strings.HasSuffix(key, "/b/c") }
+	dir, device := mounttest.Ext4(t, 8, "errors=remount-ro")
+	n := startNodeOn(t, dir, withMemory(t, dir, cache.Both, 20*chunk), b)
+	at := []string{target(t), target(t)}
+	publish(t, n, models[1], at[1])
+	publish(t, n, models[0], at[0])
+	awaitCopy(t, n, models[0], "copying")
+	if err := os.WriteFile("/sys/fs/ext4/"+device+"/trigger_fs_error", []byte("test"), 0); err != nil {
+		t.Skip("the kernel does not let a test break its disk: ", err)
 	}
 	b.release()
-	wait(t, n, m)
-	if c := awaitCopy(t, n, m, "failed"); c.Reason == "" {
-		t.Errorf("%+v", c)
+	for i, m := range models {
+		wait(t, n, m)
+		if c := awaitCopy(t, n, m, "failed"); !strings.Contains(c.Reason, "read-only file system") {
+			t.Errorf("%+v", c)
+		}
+		check(t, at[i], m)
 	}
-	check(t, at, m)
-	unpublish(t, n, at)
-	nothingLeft(t, n)
+	expect(t, n, map[string]float64{"copies_total failed": 2, "copied_bytes_total": 0, "cache_bytes memory leased": 16 * chunk})
 }
 
 // TestBothDiskEvicts has a disk for two models: a copy takes the place of what nobody leases, also in
@@ -404,7 +408,7 @@ func TestKilledWhileCopying(t *testing.T) {
 			first.await(t, copied)
 			whole = time.Since(began)
 		} else {
-			time.Sleep(time.Duration(random.Int64N(int64(whole)*2/3)))
+			time.Sleep(time.Duration(random.Int64N(int64(whole) * 2 / 3)))
 		}
 		first.kill()
 		disk := filepath.Join(dir, "cache", "entries")

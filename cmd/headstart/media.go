@@ -13,7 +13,7 @@ import (
 
 // mediaFlags adds the flags that say what a node's models lie on, and returns what reads them.
 func mediaFlags(cmd *cobra.Command) func() (cache.Media, error) {
-	medium := cmd.Flags().String("medium", string(cache.Auto), "`KIND` of what new models lie on: memory, disk, or auto, memory if it has room and else the disk")
+	medium := cmd.Flags().String("medium", string(cache.Auto), "`KIND` of what new models lie on: memory, disk, both, memory with a copy on the disk, or auto, memory if it has room and else the disk")
 	var limit size
 	cmd.Flags().Var(&limit, "memory-limit", "`SIZE` of the memory for models, such as 100GiB (default half of the machine's, or of the cgroup's limit)")
 	return func() (cache.Media, error) {

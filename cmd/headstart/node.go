@@ -58,19 +58,26 @@ goes to memory if it fits beside the models that are leased there, and else to t
 known before the first byte: by --memory-limit, by what the machine has available, and by the limits of
 the node's cgroup. If DIR is on a tmpfs itself, that is the memory, and nothing is mounted.
 
+--medium both is auto, and copies each model in memory to the disk, behind its readers: one at a time, each
+chunk verified, waiting while a load brings bytes, without keeping the copy in the page cache. When memory
+is needed for another model, and after a reboot, the copy is there: the next publish shows it. On the disk a
+copy takes the place only of what nobody leases, and gives way to a model that has to lie there. A disk that
+is full or fails costs the copy, not the model; status says why.
+
 /metrics has, besides Go's own, headstart_
   fetched_bytes_total{source,outcome} chunks_total{source,outcome} refetches_total{cause}
   in_flight_bytes streams hedges_total{outcome} queue_wait_seconds{queue} waiting_readers loads_running loads_total{outcome}
   load_duration_seconds demand_stalls_total{model} demand_stall_seconds_total{model}
-  publish_duration_seconds{mode,outcome} leases cache_bytes{state} evictions_total
-  evicted_bytes_total sync_failures_total opens_total{by} served_bytes_total served_reads_total
+  publish_duration_seconds{mode,outcome} leases cache_bytes{medium,state} medium_size_bytes{medium}
+  medium_available_bytes{medium} evictions_total{medium} evicted_bytes_total{medium} copies_total{outcome}
+  copied_bytes_total sync_failures_total opens_total{by} served_bytes_total served_reads_total
   failed_reads_total node_worker_restarts_total node_mounts_taken_over_total
   node_requests_taken_over_total build_info{version}
 
 After an end of any kind the next node on the same cache directory goes on: complete models are
 there, loads continue, mounts that died are replaced.`,
 		Example: `  headstart node --cache /var/lib/headstart --bucket gs://models
-  headstart node --cache /var/lib/headstart --medium memory --memory-limit 100GiB --bucket gs://models
+  headstart node --cache /var/lib/headstart --medium both --memory-limit 100GiB --bucket gs://models
   curl http://127.0.0.1:9095/metrics
   headstart node --cache /var/lib/headstart --pprof :6060 &  go tool pprof http://127.0.0.1:6060/debug/pprof/profile`,
 		Args: cobra.NoArgs,

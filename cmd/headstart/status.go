@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -21,7 +22,8 @@ func newStatusCommand(p process) *cobra.Command {
 		Short: "Show what is on this node: models, loads, what is published where",
 		Long: `status shows what the node's cache holds and what is shown where, and for each load how fast it
 is (RATE, in its last seconds), how long it will take (LEFT), how long readers could not go on for want of
-bytes (STALLED), and in words what is waited for.`,
+bytes (STALLED), and in words what is waited for. MEDIUM is memory+disk for a model in memory of which the
+disk has a copy.`,
 		Example: `  headstart status
   headstart status --json | jq .entries`,
 		Args: cobra.NoArgs,
@@ -46,7 +48,7 @@ bytes (STALLED), and in words what is waited for.`,
 // writeStatus writes a status for a person: a line about the node, a table of models, a sentence about
 // each that does not just go well, and a table of targets.
 func writeStatus(out io.Writer, s loader.Status) error {
-	fmt.Fprintf(out, "cache %s: %s; passthrough %s\n", s.Dir, inCache(s), passthrough(s))
+	fmt.Fprintf(out, "cache %s: %s; passthrough %s%s\n", s.Dir, inCache(s), passthrough(s), restarts(s.Restarts))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	writeMedia(w, s)
 	if len(s.Entries) > 0 {
@@ -64,7 +66,7 @@ func writeStatus(out io.Writer, s loader.Status) error {
 		if e.Stalls > 0 {
 			stalled = fmt.Sprintf("%.1fs", e.Stalled)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n", e.Model, e.State, bytesOf(e.Verified), bytesOf(e.Size), rate, left, e.Leases, e.Waiting, stalled, dash(string(e.Medium)), dash(e.Source))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n", e.Model, e.State, bytesOf(e.Verified), bytesOf(e.Size), rate, left, e.Leases, e.Waiting, stalled, dash(medium(e)), dash(e.Source))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -87,6 +89,25 @@ func passthrough(s loader.Status) string {
 	return "no: models that were published while they loaded are read by way of the node, slower, until they are published again (Linux 6.9 or newer, as root in the first user namespace, on a cache that is not an overlay, does better)"
 }
 
+// restarts says how often the node's worker died.
+func restarts(n int) string {
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return "; its worker died once and was started again"
+	}
+	return fmt.Sprintf("; its worker died %d times and was started again", n)
+}
+
+// medium says where all of a model is.
+func medium(e loader.EntryStatus) string {
+	if e.Copy != nil && e.Copy.State == "complete" {
+		return string(e.Medium) + "+disk"
+	}
+	return string(e.Medium)
+}
+
 // inCache sums up what the cache holds.
 func inCache(s loader.Status) string {
 	if len(s.Entries) == 0 {
@@ -97,6 +118,9 @@ func inCache(s loader.Status) string {
 		if n := s.Cached[state]; n > 0 {
 			parts = append(parts, bytesOf(n)+" "+state)
 		}
+	}
+	if n := s.Cached["copy"]; n > 0 {
+		parts = append(parts, bytesOf(n)+" of copies on the disk")
 	}
 	models := "models"
 	if len(s.Entries) == 1 {
@@ -109,7 +133,7 @@ func inCache(s loader.Status) string {
 func sentences(out io.Writer, entries []loader.EntryStatus) {
 	first := true
 	for _, e := range entries {
-		text := sentence(e.Progress)
+		text := strings.Join(slices.DeleteFunc([]string{sentence(e.Progress), copySentence(e)}, func(s string) bool { return s == "" }), "; ")
 		if text == "" {
 			continue
 		}
@@ -119,6 +143,18 @@ func sentences(out io.Writer, entries []loader.EntryStatus) {
 		first = false
 		fmt.Fprintf(out, "%s: %s\n", e.Model, text)
 	}
+}
+
+// copySentence says what of a model in memory is on the disk.
+func copySentence(e loader.EntryStatus) string {
+	c := e.Copy
+	switch {
+	case c == nil || c.State == "complete":
+		return ""
+	case c.State == "failed":
+		return "the disk has no copy of it: " + oneLine(c.Reason)
+	}
+	return fmt.Sprintf("the disk has a copy of %s of it (%s)", bytesOf(c.Verified), c.State)
 }
 
 func sentence(p loader.Progress) string {
