@@ -8,6 +8,7 @@ import (
 
 	"github.com/headstart-serving/headstart/loader/cache"
 	"github.com/headstart-serving/headstart/loader/fetch"
+	"github.com/headstart-serving/headstart/manifest"
 )
 
 // CopyStatus is what the disk has of a model in memory.
@@ -188,7 +189,9 @@ func (l *Loader) copyChunks(ctx context.Context, e, to *cache.Entry) (n int64, e
 			if err := l.giveWay(ctx); err != nil {
 				return n, err
 			}
-			if err := to.CopyChunk(e, i, c.Index, buf); err != nil {
+			if err := to.CopyChunk(e, i, c.Index, buf); errors.As(err, new(*manifest.MismatchError)) {
+				return n, fmt.Errorf("what is in memory is not the model any more: %w: run headstart verify %s --socket SOCKET", err, m.Model)
+			} else if err != nil {
 				return n, err
 			}
 			n += c.Size

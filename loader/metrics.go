@@ -16,6 +16,7 @@ type metrics struct {
 	evicted   *prometheus.CounterVec
 	copies    *prometheus.CounterVec
 	copied    prometheus.Counter
+	wrong     *prometheus.CounterVec
 	computed  []prometheus.Collector
 }
 
@@ -31,6 +32,8 @@ func newMetrics(l *Loader) *metrics {
 			Help: "Copies of models in memory to the disk that ended, by outcome: complete, failed, or stopped (with the node, or because their room was needed)."}, []string{"outcome"}),
 		copied: prometheus.NewCounter(prometheus.CounterOpts{Name: "headstart_copied_bytes_total",
 			Help: "Bytes that were copied from memory to the disk, and verified on the way."}),
+		wrong: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "headstart_wrong_chunks_total",
+			Help: "Chunks of complete models that were read back and had other bytes than the manifest's."}, []string{"medium"}),
 	}
 	for _, outcome := range []string{copyComplete, copyFailed, copyStopped} { // a rate needs a zero before
 		m.copies.WithLabelValues(outcome)
@@ -47,6 +50,7 @@ func newMetrics(l *Loader) *metrics {
 		medium := string(p.Kind())
 		m.evictions.WithLabelValues(medium)
 		m.evicted.WithLabelValues(medium)
+		m.wrong.WithLabelValues(medium)
 		for _, state := range cacheStates {
 			gauge("headstart_cache_bytes", "Size of the models in the cache, by medium and state: complete and leased, complete and idle, loading, partial (nobody loads the rest), or copy (on the disk, whole or not, of a model in memory).",
 				prometheus.Labels{"medium": medium, "state": state}, func() float64 { return float64(l.cachedOn(p)[state]) })
@@ -69,7 +73,7 @@ func newMetrics(l *Loader) *metrics {
 
 // Collectors returns the loader's metrics.
 func (l *Loader) Collectors() []prometheus.Collector {
-	return append([]prometheus.Collector{l.metrics.publish, l.metrics.evictions, l.metrics.evicted, l.metrics.copies, l.metrics.copied}, l.metrics.computed...)
+	return append([]prometheus.Collector{l.metrics.publish, l.metrics.evictions, l.metrics.evicted, l.metrics.copies, l.metrics.copied, l.metrics.wrong}, l.metrics.computed...)
 }
 
 // room returns one number about a place's room, NaN if it is not known.

@@ -70,7 +70,7 @@ is full or fails costs the copy, not the model; status says why.
   load_duration_seconds demand_stalls_total{model} demand_stall_seconds_total{model}
   publish_duration_seconds{mode,outcome} leases cache_bytes{medium,state} medium_size_bytes{medium}
   medium_available_bytes{medium} evictions_total{medium} evicted_bytes_total{medium} copies_total{outcome}
-  copied_bytes_total sync_failures_total opens_total{by} served_bytes_total served_reads_total
+  copied_bytes_total wrong_chunks_total{medium} sync_failures_total opens_total{by} served_bytes_total served_reads_total
   failed_reads_total node_worker_restarts_total node_mounts_taken_over_total
   node_requests_taken_over_total build_info{version}
 

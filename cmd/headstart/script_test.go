@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,6 +43,7 @@ func TestScripts(t *testing.T) {
 			"tmpfs":       tmpfs,
 			"node":        node,
 			"killworker":  killWorker,
+			"until":       until,
 			"damage":      damage,
 			"damagemanifest": func(ts *testscript.TestScript, neg bool, args []string) {
 				found, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "*.json"))
@@ -285,6 +287,18 @@ func node(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("no node answers at %s", socket)
 }
 
+// until REGEXP COMMAND...: again and again, until its output matches.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	for range 500 {
+		ts.Check(ts.Exec(args[1], args[2:]...))
+		if regexp.MustCompile(args[0]).MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("%q never came", args[0])
+}
+
 // killworker CACHE: kill -9 of the process that has the cache. When it returns that one has it no more.
 func killWorker(ts *testscript.TestScript, _ bool, args []string) {
 	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(filepath.Join(args[0], "lock"))))
@@ -316,6 +330,9 @@ func unmountBelow(dir string) {
 // damage FILE OFFSET: another byte stands there.
 func damage(ts *testscript.TestScript, _ bool, args []string) {
 	path := ts.MkAbs(args[0])
+	if found, err := filepath.Glob(path); err == nil && len(found) == 1 {
+		path = found[0]
+	}
 	off, err := strconv.ParseInt(args[1], 10, 64)
 	ts.Check(err)
 	ts.Check(os.Chmod(path, 0o644))

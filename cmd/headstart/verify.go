@@ -12,15 +12,18 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/headstart-serving/headstart/loader"
 	"github.com/headstart-serving/headstart/loader/cache"
+	"github.com/headstart-serving/headstart/loader/control"
 	"github.com/headstart-serving/headstart/loader/fetch"
 	"github.com/headstart-serving/headstart/manifest"
 )
 
 func newVerifyCommand(p process) *cobra.Command {
 	var asJSON, deep bool
+	var socket string
 	cmd := &cobra.Command{
-		Use:   "verify DIR | verify MODEL[@REVISION|@sha256:PIN] [DIR]",
+		Use:   "verify DIR | verify MODEL[@REVISION|@sha256:PIN] [DIR | --socket PATH]",
 		Short: "Read a model's files back and compare every byte's checksum with the manifest",
 		Long: `verify reads every file of a model in DIR and compares the CRC32C of each chunk and the sha256
 of each file with the manifest: the bucket's for MODEL, else the one that fetch left in DIR.
@@ -30,18 +33,30 @@ Without DIR it compares the bucket itself: each object is there and has its size
 reads every object back, goes on after damage, and lists all of it. Staging again does not mend an object
 of the right size: remove what is named, and stage again.
 
+With --socket the node reads the model back that it has in its cache, chunk by chunk, and mends it: a chunk
+with wrong bytes is named and fetched again in place, under the mounts that show it. It ends with 0 when all
+is right, or right again. Restart servers that have read a wrong chunk.
+
 ` + exitHelp,
 		Example: `  headstart verify /models/gemma
   headstart verify google/gemma-3-4b-it /mnt/disks/models/gemma --bucket gs://models
   headstart verify google/gemma-3-4b-it --bucket gs://models
+  headstart verify google/gemma-3-4b-it --socket /run/headstart/node.sock
   headstart verify google/gemma-3-4b-it@v1 --deep --json --bucket gs://models`,
 		Args: cobra.RangeArgs(1, 2),
 	}
 	bucket := bucketFlag(cmd, p)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	cmd.Flags().BoolVar(&deep, "deep", false, "read every object in the bucket back")
+	cmd.Flags().StringVar(&socket, "socket", "", "`PATH` of the control socket of a node, which reads back what it has")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
+		if socket != "" {
+			if deep || len(args) == 2 || isDirectory(args[0]) {
+				return usageError{errors.New("--socket is about what a node has of a MODEL: it goes with neither DIR nor --deep")}
+			}
+			return p.verifiedOnNode(ctx, args[0], socket, asJSON)
+		}
 		if deep && (len(args) == 2 || isDirectory(args[0])) {
 			return usageError{errors.New("--deep is about the bucket: a copy is always read whole")}
 		}
@@ -104,6 +119,39 @@ func (p process) verified(ctx context.Context, m *manifest.Manifest, dir string,
 		return err
 	}
 	return p.intact(m, dir, "bytes", asJSON)
+}
+
+// verifiedOnNode has a node read a model back.
+func (p process) verifiedOnNode(ctx context.Context, model, socket string, asJSON bool) error {
+	ref, err := parseReference(model)
+	if err != nil {
+		return err
+	}
+	node := control.Dial(socket)
+	defer node.Close()
+	var at atomic.Pointer[loader.Check]
+	at.Store(&loader.Check{})
+	err = newProgress(&p, "verifying "+ref.String()+" on the node", false).During(ctx,
+		func() sample { c := at.Load(); return sample{Done: c.Checked, Arrived: c.Checked, Total: c.Size} },
+		func(ctx context.Context) error {
+			return node.Verify(ctx, ref, func(c loader.Check) { at.Store(&c) })
+		})
+	found := at.Load()
+	if err != nil && len(found.Wrong) > 0 {
+		return fmt.Errorf("%w (wrong: %s)", err, strings.Join(found.Wrong, ", "))
+	}
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return json.NewEncoder(p.Stdout).Encode(found)
+	}
+	if len(found.Wrong) > 0 {
+		_, err = fmt.Fprintf(p.Stdout, "%s on the node: had wrong bytes, and is mended: %s: restart who has read them\n", found.Model, strings.Join(found.Wrong, ", "))
+		return err
+	}
+	_, err = fmt.Fprintf(p.Stdout, "%s on the node: %s, all bytes as in the manifest\n", found.Model, bytesOf(found.Checked))
+	return err
 }
 
 func (p process) intact(m *manifest.Manifest, where, what string, asJSON bool) error {

@@ -148,6 +148,14 @@ func (e *Entry) Recheck(file, chunk int, buf []byte) (bool, error) {
 	return true, e.Commit(file, chunk)
 }
 
+// Intact reads a chunk back through buf, from the disk if it lies on one, and reports whether it could be
+// read and its bytes are the manifest's.
+func (e *Entry) Intact(file, chunk int, buf []byte) bool {
+	off := int64(chunk) * e.m.ChunkSize
+	sum, err := sumRange(e.Path(file), off, min(e.m.ChunkSize, e.m.Files[file].Size-off), buf)
+	return err == nil && sum == e.m.Files[file].Chunks[chunk]
+}
+
 func sumRange(path string, off, n int64, buf []byte) (uint32, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {

@@ -7,8 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/headstart-serving/headstart/manifest"
 )
 
 // Seal makes a filled entry complete: its files are read-only and carry one time of change, by which
@@ -31,6 +34,7 @@ func (e *Entry) Seal() error {
 		return fmt.Errorf("sealing entry %s: %w", e.id, err)
 	}
 	e.sealed.Store(true)
+	e.seals++
 	return e.release()
 }
 
@@ -119,11 +123,22 @@ func (e *Entry) Sync(ctx context.Context) error {
 		e.mu.Unlock()
 		return nil
 	}
-	paths := e.paths()
+	paths, seals := e.paths(), e.seals
 	e.mu.Unlock()
 	err := e.syncPaths(ctx, paths)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	switch {
+	case !e.sealed.Load(): // chunks are received again, and who seals it then syncs it
+		if err != nil && ctx.Err() == nil {
+			e.unsynced = err // the kernel has said it once
+		}
+		return nil
+	case err == nil && e.seals != seals:
+		return nil
+	case err == nil:
+		err, e.unsynced = e.unsynced, nil
+	}
 	if err != nil {
 		return fmt.Errorf("syncing entry %s: %w", e.id, e.lost(ctx, err))
 	}
@@ -143,24 +158,48 @@ func (e *Entry) lost(ctx context.Context, err error) error {
 	if ctx.Err() != nil || errors.Is(err, fs.ErrNotExist) {
 		return err // nothing is known, or nothing is left
 	}
-	chunks := make([]byte, len(e.chunks))
-	for i := range chunks {
-		chunks[i] = suspect
-		e.chunks[i].Store(suspect)
+	var all []manifest.Chunk
+	for i := range e.files {
+		all = slices.AppendSeq(all, e.m.ChunksOf(i))
 	}
-	e.bytes.Store(0)
-	e.open.Store(0)
-	for i := range e.left {
-		n := int64(len(e.m.Files[i].Chunks))
-		if e.left[i].Store(n); n > 0 {
+	if failed := e.doubt(all); failed != nil {
+		return fmt.Errorf("%w (and making it ready to be read back failed: %v)", err, failed)
+	}
+	return err
+}
+
+// Doubt makes chunks of a complete entry suspect: they are read back before they count again, and received
+// again, in place, if they are wrong. The entry is not complete meanwhile. Who reads its files goes on.
+func (e *Entry) Doubt(chunks []manifest.Chunk) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.sealed.Load() {
+		return nil
+	}
+	if err := e.doubt(chunks); err != nil {
+		return fmt.Errorf("entry %s: %w", e.id, err)
+	}
+	return nil
+}
+
+// doubt makes verified chunks suspect, in memory and on the disk. Nobody writes to the entry. The caller
+// holds e.mu.
+func (e *Entry) doubt(chunks []manifest.Chunk) error {
+	for _, c := range chunks {
+		if !e.chunks[e.first[c.File]+c.Index].CompareAndSwap(verified, suspect) {
+			continue
+		}
+		e.bytes.Add(-c.Size)
+		if e.left[c.File].Add(1) == 1 {
 			e.open.Add(1)
 		}
 	}
 	e.sealed.Store(false)
-	if failed := e.reopen(chunks); failed != nil {
-		return fmt.Errorf("%w (and making it ready to be read back failed: %v)", err, failed)
+	states := make([]byte, len(e.chunks))
+	for i := range states {
+		states[i] = byte(e.chunks[i].Load())
 	}
-	return err
+	return e.reopen(states)
 }
 
 // paths returns the files and the directories that their names stand in, each before its parent.

@@ -79,7 +79,11 @@ var errCutOff = errors.New("the node has stopped")
 // worker is replaced meanwhile.
 func (c *Client) Wait(ctx context.Context, ref manifest.Reference, progress func(loader.Progress)) error {
 	for restarts := 0; ; restarts++ {
-		err := c.wait(ctx, ref, progress)
+		err := c.lines(ctx, "/v1/wait", ref, func(l line) {
+			if l.Progress != nil && progress != nil {
+				progress(*l.Progress)
+			}
+		})
 		if !errors.Is(err, errCutOff) || restarts == 10 || !c.returns(ctx) {
 			return err
 		}
@@ -104,8 +108,18 @@ func (c *Client) returns(ctx context.Context) bool {
 	}
 }
 
-func (c *Client) wait(ctx context.Context, ref manifest.Reference, progress func(loader.Progress)) error {
-	res, err := c.send(ctx, http.MethodPost, "/v1/wait", waitRequest{ref.String()})
+// Verify reads a model on the node back and mends it, see [loader.Loader.Verify].
+func (c *Client) Verify(ctx context.Context, ref manifest.Reference, progress func(loader.Check)) error {
+	return c.lines(ctx, "/v1/verify", ref, func(l line) {
+		if l.Checked != nil && progress != nil {
+			progress(*l.Checked)
+		}
+	})
+}
+
+// lines asks for something about a model and hands out the lines of the answer until the last one.
+func (c *Client) lines(ctx context.Context, path string, ref manifest.Reference, each func(line)) error {
+	res, err := c.send(ctx, http.MethodPost, path, modelRequest{ref.String()})
 	if err != nil {
 		return err
 	}
@@ -113,18 +127,17 @@ func (c *Client) wait(ctx context.Context, ref manifest.Reference, progress func
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
-		var line waitLine
-		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+		var l line
+		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
 			return c.garbled(err)
 		}
 		switch {
-		case line.Error != nil:
-			return line.Error.decode()
-		case line.Done:
+		case l.Error != nil:
+			return l.Error.decode()
+		case l.Done:
 			return nil
-		case line.Progress != nil && progress != nil:
-			progress(*line.Progress)
 		}
+		each(l)
 	}
 	if err := errors.Join(ctx.Err(), lines.Err()); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET) {
 		return fmt.Errorf("waiting for the node at %s: %w", c.path, err)

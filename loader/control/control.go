@@ -5,6 +5,7 @@
 //	POST /v1/publish    {"model":"org/name@rev","target":"/path","layout":"plain"}   a loader.Published
 //	POST /v1/unpublish  {"target":"/path"}                          {}
 //	POST /v1/wait       {"model":"org/name@rev"}                    lines of {"progress":…}, then {"done":true} or {"error":…}
+//	POST /v1/verify     {"model":"org/name@rev"}                    lines of {"checked":…}, then {"done":true} or {"error":…}
 //	GET  /v1/order?model=org/name@rev                               what package order has of the model
 //	GET  /v1/status                                                 a loader.Status
 //
@@ -23,6 +24,7 @@ type Node interface {
 	PublishAs(ctx context.Context, ref manifest.Reference, target string, layout loader.Layout) (loader.Published, error)
 	Unpublish(ctx context.Context, target string) error
 	Wait(ctx context.Context, ref manifest.Reference, progress func(loader.Progress)) error
+	Verify(ctx context.Context, ref manifest.Reference, progress func(loader.Check)) error
 	Order(ctx context.Context, ref manifest.Reference) ([]byte, error)
 	Status() loader.Status
 }
@@ -44,13 +46,15 @@ type unpublishRequest struct {
 	Target string `json:"target"`
 }
 
-type waitRequest struct {
+// modelRequest is a wait or a verify.
+type modelRequest struct {
 	Model string `json:"model"`
 }
 
-// waitLine is one line of the answer to a wait.
-type waitLine struct {
+// line is one line of the answer to a wait or a verify.
+type line struct {
 	Progress *loader.Progress `json:"progress,omitempty"`
+	Checked  *loader.Check    `json:"checked,omitempty"`
 	Done     bool             `json:"done,omitempty"`
 	Error    *wireError       `json:"error,omitempty"`
 }

@@ -64,6 +64,13 @@ func (f *fake) Wait(ctx context.Context, ref manifest.Reference, progress func(l
 	return f.err
 }
 
+func (f *fake) Verify(_ context.Context, ref manifest.Reference, progress func(loader.Check)) error {
+	f.asked <- "verify " + ref.String()
+	progress(loader.Check{Model: ref.String(), Checked: 1})
+	progress(loader.Check{Model: ref.String(), Checked: 2, Wrong: []string{"a at 0 (disk)"}})
+	return f.err
+}
+
 func (f *fake) Order(_ context.Context, ref manifest.Reference) ([]byte, error) {
 	f.asked <- "order " + ref.String()
 	return []byte("{\"runs\":[[3,1]]}\n"), f.err
@@ -138,13 +145,17 @@ func TestRoundTrip(t *testing.T) {
 	if err := c.Wait(t.Context(), parse(t, "gpt2@v1"), nil); err != nil {
 		t.Error(err)
 	}
+	var found []string
+	if err := c.Verify(t.Context(), parse(t, "a/b@v2"), func(c loader.Check) { found = append(found, fmt.Sprint(c.Checked, c.Wrong)) }); err != nil || !reflect.DeepEqual(found, []string{"1 []", "2 [a at 0 (disk)]"}) {
+		t.Errorf("%q, %v", found, err)
+	}
 	if s, err := c.Status(t.Context()); err != nil || !reflect.DeepEqual(s, f.Status()) {
 		t.Errorf("%+v, %v", s, err)
 	}
 	if data, err := c.Order(t.Context(), pin); err != nil || string(data) != "{\"runs\":[[3,1]]}\n" {
 		t.Errorf("%q, %v", data, err)
 	}
-	for _, want := range []string{"publish " + pin.String() + " /a b plain", "publish a/b /c hf", "unpublish /a b", "wait google/gemma", "wait gpt2@v1", "order " + pin.String()} {
+	for _, want := range []string{"publish " + pin.String() + " /a b plain", "publish a/b /c hf", "unpublish /a b", "wait google/gemma", "wait gpt2@v1", "verify a/b@v2", "order " + pin.String()} {
 		if got := <-f.asked; got != want {
 			t.Errorf("asked %q, want %q", got, want)
 		}
@@ -160,7 +171,7 @@ func TestErrors(t *testing.T) {
 		close(f.waiting)
 		c := dial(t, serve(t, f))
 		_, published := c.Publish(t.Context(), parse(t, "a/b"), "/t")
-		for what, err := range map[string]error{"publish": published, "unpublish": c.Unpublish(t.Context(), "/t"), "wait": c.Wait(t.Context(), parse(t, "a/b"), nil)} {
+		for what, err := range map[string]error{"publish": published, "unpublish": c.Unpublish(t.Context(), "/t"), "wait": c.Wait(t.Context(), parse(t, "a/b"), nil), "verify": c.Verify(t.Context(), parse(t, "a/b"), nil)} {
 			if err == nil || err.Error() != f.err.Error() {
 				t.Errorf("%s: %v, want %v", what, err, f.err)
 			}

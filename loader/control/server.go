@@ -28,6 +28,7 @@ func New(node Node, log *slog.Logger) *Server {
 	s.mux.HandleFunc("POST /v1/publish", s.publish)
 	s.mux.HandleFunc("POST /v1/unpublish", s.unpublish)
 	s.mux.HandleFunc("POST /v1/wait", s.wait)
+	s.mux.HandleFunc("POST /v1/verify", s.verify)
 	s.mux.HandleFunc("GET /v1/order", s.order)
 	s.mux.HandleFunc("GET /v1/status", s.status)
 	return s
@@ -110,10 +111,22 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	s.answer(w, http.StatusOK, s.node.Status())
 }
 
-// wait answers a line for each step. The request's context ends when the client goes away, and with
-// it this wait and no other.
 func (s *Server) wait(w http.ResponseWriter, r *http.Request) {
-	var in waitRequest
+	s.lines(w, r, func(ctx context.Context, ref manifest.Reference, say func(line)) error {
+		return s.node.Wait(ctx, ref, func(p loader.Progress) { say(line{Progress: &p}) })
+	})
+}
+
+func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
+	s.lines(w, r, func(ctx context.Context, ref manifest.Reference, say func(line)) error {
+		return s.node.Verify(ctx, ref, func(c loader.Check) { say(line{Checked: &c}) })
+	})
+}
+
+// lines answers a line for each step. The request's context ends when the client goes away, and with
+// it what was asked for here and nothing else.
+func (s *Server) lines(w http.ResponseWriter, r *http.Request, do func(ctx context.Context, ref manifest.Reference, say func(line)) error) {
+	var in modelRequest
 	ref, err := reference(w, r, &in, &in.Model)
 	if err != nil {
 		s.fail(w, err)
@@ -121,17 +134,17 @@ func (s *Server) wait(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	lines, out := json.NewEncoder(w), http.NewResponseController(w)
-	say := func(line waitLine) {
-		if err := errors.Join(lines.Encode(line), out.Flush()); err != nil {
+	say := func(l line) {
+		if err := errors.Join(lines.Encode(l), out.Flush()); err != nil {
 			s.log.Debug("a client that waits has gone", "err", err)
 		}
 	}
-	if err := s.node.Wait(r.Context(), ref, func(p loader.Progress) { say(waitLine{Progress: &p}) }); err != nil {
+	if err := do(r.Context(), ref, say); err != nil {
 		wire, _ := encode(err)
-		say(waitLine{Error: wire})
+		say(line{Error: wire})
 		return
 	}
-	say(waitLine{Done: true})
+	say(line{Done: true})
 }
 
 // reference reads a request and the model that it names.
