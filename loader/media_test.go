@@ -107,6 +107,32 @@ func TestMedia(t *testing.T) {
 	unpublish(t, n, first)
 }
 
+// TestLostLeaseInMemory: a mount whose lease was lost is known for the node's own, also from memory.
+func TestLostLeaseInMemory(t *testing.T) {
+	m := fetchtest.NewModel(t, "google/m", map[string]int{"a": 8 * chunk})
+	b := newBucket(m)
+	b.release()
+	dir := t.TempDir()
+	n := startNodeOn(t, dir, withMemory(t, dir, cache.Memory, 12*chunk), b)
+	at := target(t)
+	wait(t, n, m)
+	publish(t, n, m, at)
+	n.stop()
+	if err := os.RemoveAll(filepath.Join(dir, "leases")); err != nil {
+		t.Fatal(err)
+	}
+	n = startNodeOn(t, dir, withMemory(t, dir, cache.Memory, 12*chunk), b)
+	publish(t, n, m, at)
+	if got := mounts(t, at); len(got) != 1 {
+		t.Errorf("mounted: %+v", got)
+	}
+	check(t, at, m)
+	if err := n.Unpublish(t.Context(), at); err != nil { // its folder stays: nobody knows any more whose it is
+		t.Error(err)
+	}
+	nothingLeft(t, n)
+}
+
 // TestMemoryRefuses: memory alone says what it has, what it lacks, and who bounds it.
 func TestMemoryRefuses(t *testing.T) {
 	m := fetchtest.NewModel(t, "google/m", map[string]int{"a": 8 * chunk})

@@ -37,10 +37,9 @@ func TestNodeHelpNamesMetrics(t *testing.T) {
 			t.Fatalf("what is this: %s", d)
 		}
 		name := m[1]
-		label, _, constant := strings.Cut(m[2], "=")
 		switch {
-		case constant:
-			name += "{" + label + "}"
+		case m[2] != "":
+			name += "{" + regexp.MustCompile(`="[^"]*"`).ReplaceAllString(m[2], "") + "}"
 		case m[3] != "":
 			name += "{" + m[3] + "}"
 		}

@@ -39,7 +39,7 @@ type Entry struct {
 	mu       sync.Mutex // guards what follows, and the order of Seal, Sync and Release
 	files    []file
 	state    *os.File   // the file "chunks", open while chunks are recorded
-	flusher  *writeback // while chunks are received, where entries lie on a disk
+	flusher  *writeback // as long, where entries lie on a disk
 	head     header
 	seals    int   // how often it was sealed by this process
 	unsynced error // of a sync that ended when the entry was sealed no more

@@ -29,9 +29,6 @@ func (e *Entry) Chunk(file, chunk int) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if e.flusher == nil && !e.medium.memory {
-		e.flusher = startWriteback(e)
-	}
 	return e.files[file].mapping[off:end:end], nil
 }
 
@@ -45,6 +42,9 @@ func (e *Entry) begin() error {
 		return fmt.Errorf("entry %s: %w", e.id, err)
 	}
 	e.state = f
+	if !e.medium.memory {
+		e.flusher = startWriteback(e)
+	}
 	return nil
 }
 
