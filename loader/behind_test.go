@@ -1,13 +1,11 @@
 package loader_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -377,100 +375,4 @@ func TestBothAtOnce(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}
-}
-
-// TestKilledWhileCopying kills the node at any moment of the copying of a model that is read: the reader
-// goes on, the next node ends the copy and receives nothing again, and no other trace is left. After
-// a reboot the disk has the model, and the bucket is not asked.
-func TestKilledWhileCopying(t *testing.T) {
-	mounttest.Need(t)
-	m := fetchtest.NewModel(t, "google/trial", map[string]int{"config.json": 7, "empty": 0, "model-1.safetensors": 40*chunk + 5, "sub/a": chunk - 1})
-	both := func(c *exec.Cmd) { c.Env = append(c.Env, "LOADER_TEST_BOTH=1") }
-	copied := func(s loader.Status) bool {
-		c := statusOf(s, m).Copy
-		return c != nil && c.State == "complete"
-	}
-	var whole time.Duration
-	states := map[string]int{}
-	for seed := range uint64(16) {
-		random := rand.New(rand.NewPCG(seed, 11))
-		dir := t.TempDir()
-		t.Cleanup(func() { _ = unix.Unmount(filepath.Join(dir, "cache", "memory"), unix.MNT_DETACH) })
-		writeBucket(t, dir, m)
-		first := startProcess(t, dir, both)
-		at := target(t)
-		_, err := first.Publish(t.Context(), m.Ref(), at)
-		if err := errors.Join(err, first.Wait(t.Context(), m.Ref(), nil)); err != nil {
-			t.Fatal(err)
-		}
-		began := time.Now()
-		if whole == 0 {
-			first.await(t, copied)
-			whole = time.Since(began)
-		} else {
-			time.Sleep(time.Duration(random.Int64N(int64(whole) * 2 / 3)))
-		}
-		first.kill()
-		disk := filepath.Join(dir, "cache", "entries")
-		before := files(t, disk)
-		states[copiedSoFar(t, disk)]++
-		second := startProcess(t, dir, both)
-		if err := second.Wait(t.Context(), m.Ref(), nil); err != nil {
-			t.Error(err)
-		}
-		s := second.await(t, copied)
-		if e := statusOf(s, m); e.Fetched != 0 || e.Medium != cache.Memory || e.Leases != 1 {
-			t.Errorf("seed %d: %+v", seed, e)
-		}
-		check(t, at, m)
-		for _, place := range []string{disk, filepath.Join(dir, "cache", "memory", "entries")} {
-			if got := files(t, place); len(got) != 1 || got[0] != s.Entries[0].Entry {
-				t.Errorf("seed %d: %q, before %q", seed, got, before)
-			}
-		}
-		if err := second.Unpublish(t.Context(), at); err != nil {
-			t.Error(err)
-		}
-		second.kill()
-		if err := errors.Join(unix.Unmount(filepath.Join(dir, "cache", "memory"), 0), os.Rename(filepath.Join(dir, "bucket"), filepath.Join(dir, "away")), os.Mkdir(filepath.Join(dir, "bucket"), 0o755)); err != nil {
-			t.Fatal(err)
-		}
-		third := startProcess(t, dir, both)
-		ref := m.Ref()
-		ref.Revision = m.Manifest.Model.Commit
-		if p, err := third.Publish(t.Context(), ref, at); err != nil || p.Mode != loader.Bind {
-			t.Errorf("seed %d: %+v, %v", seed, p, err)
-		}
-		check(t, at, m)
-		if err := third.Unpublish(t.Context(), at); err != nil {
-			t.Error(err)
-		}
-		third.kill()
-	}
-	t.Logf("a copy takes %v; what was there of it: %v", whole, states)
-}
-
-// copiedSoFar says how far the one copy among the entries in dir is.
-func copiedSoFar(t *testing.T, dir string) string {
-	names := files(t, dir)
-	if len(names) != 1 {
-		return fmt.Sprintf("%d entries", len(names))
-	}
-	if strings.HasPrefix(names[0], ".") {
-		return "being made"
-	}
-	record, err := os.ReadFile(filepath.Join(dir, names[0], "chunks"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, chunks := record[:128], record[128:] // see package cache
-	switch n := bytes.Count(chunks, []byte{1}); {
-	case head[104] == 1:
-		return "synced"
-	case n == len(chunks):
-		return "all chunks"
-	case n > 0:
-		return "some chunks"
-	}
-	return "no chunk"
 }

@@ -172,3 +172,49 @@ func TestWrongInMemory(t *testing.T) {
 	unpublish(t, n, at)
 	nothingLeft(t, n)
 }
+
+// TestKilledWhileMending: a chunk that was found wrong counts no more, whoever dies before it is right.
+func TestKilledWhileMending(t *testing.T) {
+	mounttest.Need(t)
+	dir := t.TempDir()
+	m := model(t, "google/gemma")
+	writeBucket(t, dir, m)
+	first := startProcess(t, dir)
+	at := target(t)
+	if _, err := first.Publish(t.Context(), m.Ref(), at); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Wait(t.Context(), m.Ref(), nil); err != nil {
+		t.Fatal(err)
+	}
+	first.kill()
+	hold(t, dir, "model-1")
+	second := startProcess(t, dir)
+	e := statusOf(second.await(t, func(s loader.Status) bool { return len(s.Leases) == 1 }), m)
+	spoilFile(t, filepath.Join(e.Dir, "model-1.safetensors"), chunk)
+	ended := make(chan error, 1)
+	go func() { ended <- second.Verify(t.Context(), m.Ref(), nil) }()
+	s := second.await(t, func(s loader.Status) bool { return statusOf(s, m).InFlight == 1 })
+	if e := statusOf(s, m); e.State != "loading" || e.Verified != e.Size-chunk {
+		t.Errorf("%+v", e)
+	}
+	second.kill()
+	if err := <-ended; err == nil {
+		t.Error("it was verified")
+	}
+	if err := os.Remove(filepath.Join(dir, "hold")); err != nil {
+		t.Fatal(err)
+	}
+	third := startProcess(t, dir)
+	if err := third.Wait(t.Context(), m.Ref(), nil); err != nil {
+		t.Error(err)
+	}
+	check(t, at, m)
+	var c loader.Check
+	if err := third.Verify(t.Context(), m.Ref(), func(got loader.Check) { c = got }); err != nil || len(c.Wrong) > 0 || c.Checked != m.Manifest.Size() {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if err := third.Unpublish(t.Context(), at); err != nil {
+		t.Error(err)
+	}
+}
