@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -180,20 +181,22 @@ func (l *Loader) copyTo(ctx context.Context, e *cache.Entry) (n int64, err error
 }
 
 func (l *Loader) copyChunks(ctx context.Context, e, to *cache.Entry) (n int64, err error) {
-	m, buf := e.Manifest(), make([]byte, piece)
+	m, buf, took := e.Manifest(), make([]byte, piece), time.Duration(0)
 	for i := range m.Files {
 		for c := range m.ChunksOf(i) {
 			if to.Have(i, c.Index) {
 				continue
 			}
-			if err := l.giveWay(ctx); err != nil {
+			if err := l.giveWay(ctx, took); err != nil {
 				return n, err
 			}
+			begin := time.Now()
 			if err := to.CopyChunk(e, i, c.Index, buf); errors.As(err, new(*manifest.MismatchError)) {
 				return n, fmt.Errorf("what is in memory is not the model any more: %w: run headstart verify %s --socket SOCKET", err, m.Model)
 			} else if err != nil {
 				return n, err
 			}
+			took = time.Since(begin)
 			n += c.Size
 			l.metrics.copied.Add(float64(c.Size))
 		}
@@ -201,12 +204,13 @@ func (l *Loader) copyChunks(ctx context.Context, e, to *cache.Entry) (n int64, e
 	return n, nil
 }
 
-// giveWay waits while loads bring bytes: they have the machine, and the disk, first. It fails when ctx ends.
-func (l *Loader) giveWay(ctx context.Context) error {
-	for ctx.Err() == nil && l.receiving() {
+// giveWay waits as long as the last chunk took, so that a copy has half of the disk and of a core at most, and
+// then while loads bring bytes: readers and loads have the machine first. It fails when ctx ends.
+func (l *Loader) giveWay(ctx context.Context, took time.Duration) error {
+	for rest := took; ctx.Err() == nil && (rest > 0 || l.receiving()); rest = 0 {
 		select {
 		case <-ctx.Done():
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(cmp.Or(rest, 100*time.Millisecond)):
 		}
 	}
 	return context.Cause(ctx)
