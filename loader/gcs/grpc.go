@@ -1,0 +1,126 @@
+package gcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"cloud.google.com/go/storage"
+	"cloud.google.com/go/storage/experimental"
+	"google.golang.org/api/option"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/headstart-serving/headstart/loader/fetch"
+)
+
+// channels is how many HTTP/2 connections the streams of a source share, in turn. One has a single reader and
+// one window.
+const channels = 4
+
+// NewGRPC returns the source gs://bucket/prefix, read over gRPC: each read is one BidiReadObject stream with
+// one range, which zonal buckets ask for and all others have. Where the client can, on Compute Engine in the
+// bucket's region, it goes to the storage servers directly (DirectPath); the first answer tells the log which
+// way it came. With STORAGE_EMULATOR_HOST_GRPC set it reads from there, unencrypted and without credentials,
+// otherwise it uses the application default ones.
+//
+// The checksum of each message is not compared: whoever asks for a chunk compares that of the chunk.
+func NewGRPC(ctx context.Context, bucket, prefix string, log *slog.Logger) (*Source, error) {
+	way := &way{log: log.With("bucket", "gs://"+bucket)}
+	options := []option.ClientOption{
+		storage.WithDisabledClientMetrics(),
+		storage.WithGRPCBidiReads(),
+		option.WithGRPCConnectionPool(channels),
+		// A connection whose other end is gone without a word keeps its place in the turn until a ping is lost.
+		experimental.WithGRPCKeepalive(experimental.GRPCKeepaliveConfig{Time: 30 * time.Second, Timeout: 20 * time.Second}),
+		option.WithGRPCDialOption(grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxPage))),
+		option.WithGRPCDialOption(grpc.WithChainStreamInterceptor(way.watch)),
+	}
+	if os.Getenv("STORAGE_EMULATOR_HOST_GRPC") == "" {
+		if os.Getenv("STORAGE_EMULATOR_HOST") != "" { // do not go to Google when something else is meant
+			return nil, errors.New("STORAGE_EMULATOR_HOST is set and STORAGE_EMULATOR_HOST_GRPC is not: set both, to the same URL for headstart bucket, or neither")
+		}
+		options = append(options, option.WithScopes(storage.ScopeReadOnly))
+	}
+	client, err := storage.NewGRPCClient(ctx, options...)
+	if err != nil {
+		return nil, fetch.Fail(fs.ErrPermission, "no credentials for gs://%s (%v): run gcloud auth application-default login, or use a service account", bucket, err)
+	}
+	// Without the second option a reader whose stream breaks opens another one whatever the policy.
+	client.SetRetry(storage.WithPolicy(storage.RetryNever), storage.WithErrorFunc(func(error) bool { return false }))
+	s := newSource(client, bucket, prefix)
+	s.overGRPC = true
+	return s, nil
+}
+
+// way says once by which kind of connection the bytes come.
+type way struct {
+	log  *slog.Logger
+	told atomic.Bool
+}
+
+func (w *way) watch(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	stream, err := open(ctx, desc, cc, method, opts...)
+	if err != nil || w.told.Load() {
+		return stream, err
+	}
+	return &watchedStream{stream, w}, nil
+}
+
+type watchedStream struct {
+	grpc.ClientStream
+	way *way
+}
+
+func (s *watchedStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if p, ok := peer.FromContext(s.Context()); err == nil && ok && !s.way.told.Swap(true) {
+		security := "none"
+		if p.AuthInfo != nil {
+			security = p.AuthInfo.AuthType()
+		}
+		// ALTS is what Google's servers speak among themselves: nothing else answers over DirectPath in a VM.
+		s.way.log.Info("reading over gRPC", "peer", p.Addr.String(), "security", security, "directpath", security == "alts")
+	}
+	return err
+}
+
+// body is one range's stream.
+type body struct {
+	*storage.Reader
+	ctx    context.Context
+	source *Source
+	key    string
+}
+
+// Read implements [io.Reader].
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, io.EOF):
+		// A stream may end well though it does not bring what it should.
+		if b.Remain() > 0 {
+			return n, fmt.Errorf("%s in %s: %w", b.key, b.source, io.ErrUnexpectedEOF)
+		}
+		return n, io.EOF
+	case status.Code(err) == codes.Unavailable: // the connection broke, which does not mean that the service has too much to do
+		return n, fmt.Errorf("%s in %s: the stream broke: %s", b.key, b.source, line(status.Convert(err).Message()))
+	}
+	return n, b.source.explain(b.ctx, b.key, err)
+}
+
+// Close gives the stream up. How it ended Read has said.
+func (b *body) Close() error {
+	_ = b.Reader.Close()
+	return nil
+}
