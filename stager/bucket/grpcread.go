@@ -245,8 +245,8 @@ func (c *call) sendRange(rd *reader, at, end int64, wrap func(p payload, last bo
 				return err
 			}
 			sum := c.spoil(data)
-			p := payload{data: mem.NewBuffer(data, chunkBuffers), tail: wire(nil).sum(2, sum)}
-			if err := c.send(wrap(p.inside(1), at+n == end)); err != nil {
+			p := payload{data: mem.NewBuffer(data, chunkBuffers)}.inside(1).and(wire(nil).sum(2, sum))
+			if err := c.send(wrap(p, at+n == end)); err != nil {
 				return err
 			}
 			if c.fault != nil {
