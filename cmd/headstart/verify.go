@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -37,7 +38,7 @@ of the right size: remove what is named, and stage again.
   headstart verify google/gemma-3-4b-it@v1 --deep --json --bucket gs://models`,
 		Args: cobra.RangeArgs(1, 2),
 	}
-	bucket := bucketFlag(cmd, p)
+	bucket := sourceFlags(cmd, p)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	cmd.Flags().BoolVar(&deep, "deep", false, "read every object in the bucket back")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -60,7 +61,7 @@ of the right size: remove what is named, and stage again.
 		if err != nil {
 			return err
 		}
-		source, closeSource, err := openSource(ctx, u)
+		source, closeSource, err := openSource(ctx, u, p.logger(slog.LevelWarn))
 		if err != nil {
 			return err
 		}
