@@ -82,7 +82,7 @@ func answerOf(err error) (a fetch.StatusError, ok bool) {
 		return fetch.StatusError{Code: api.Code, Message: message(api)}, true
 	}
 	st, ok := status.FromError(err)
-	if !ok {
+	if err == nil || !ok {
 		return fetch.StatusError{}, false
 	}
 	return fetch.StatusError{Code: httpStatus(st.Code()), GRPC: st.Code().String(), Message: line(st.Message())}, true

@@ -123,7 +123,7 @@ func (s *Source) Open(ctx context.Context, key string, off, n int64) (io.ReadClo
 		obj = obj.Generation(pinned)
 	}
 	ctx = withAttempt(ctx)
-	r, err := obj.NewRangeReader(ctx, off, n, storage.WithDisableReaderChecksum())
+	r, err := newReader(ctx, obj, off, n, storage.WithDisableReaderChecksum())
 	switch {
 	case err != nil && pinned != 0 && errors.Is(err, storage.ErrObjectNotExist):
 		// It was replaced or deleted. The next attempt looks which; other bytes will not pass the check.
@@ -140,10 +140,19 @@ func (s *Source) Open(ctx context.Context, key string, off, n int64) (io.ReadClo
 		r.Close()
 		return nil, err
 	}
+	return s.body(ctx, r), nil
+}
+
+func (s *Source) body(ctx context.Context, r *storage.Reader) io.ReadCloser {
 	if s.overGRPC {
-		return &body{r, ctx, s, key}, nil
+		return &body{r, ctx, s}
 	}
-	return r, nil
+	return r
+}
+
+func newReader(ctx context.Context, obj *storage.ObjectHandle, off, n int64, options ...storage.ReaderOption) (_ *storage.Reader, err error) {
+	defer catch(&err)
+	return obj.NewRangeReader(ctx, off, n, options...)
 }
 
 func (s *Source) pinned(key string) int64 {
@@ -182,7 +191,7 @@ func (s *Source) unpin(key string, generation int64) {
 func (s *Source) Get(ctx context.Context, key string, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	r, err := s.bucket.Object(s.prefix + key).NewReader(withAttempt(ctx))
+	r, err := newReader(withAttempt(ctx), s.bucket.Object(s.prefix+key), 0, -1)
 	if errors.Is(err, storage.ErrObjectNotExist) {
 		return nil, s.missing(ctx, key)
 	}
@@ -190,12 +199,9 @@ func (s *Source) Get(ctx context.Context, key string, limit int64) ([]byte, erro
 		return nil, s.explain(ctx, key, err)
 	}
 	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err == nil && int64(len(b)) <= limit && r.Remain() > 0 {
-		err = io.ErrUnexpectedEOF // a stream of gRPC may end well without the rest
-	}
+	b, err := io.ReadAll(io.LimitReader(s.body(ctx, r), limit+1))
 	if err != nil {
-		return nil, s.explain(ctx, key, err)
+		return nil, fmt.Errorf("%s in %s: %w", key, s, err)
 	}
 	if int64(len(b)) > limit {
 		return nil, fetch.Fail(manifest.ErrInvalid, "%s in %s is longer than %d bytes", key, s, limit)

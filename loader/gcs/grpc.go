@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"sync/atomic"
 	"time"
@@ -15,9 +16,7 @@ import (
 	"cloud.google.com/go/storage/experimental"
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
 
 	"github.com/headstart-serving/headstart/loader/fetch"
 )
@@ -93,30 +92,46 @@ func (s *watchedStream) RecvMsg(m any) error {
 	return err
 }
 
-// body is one range's stream.
+// body is one stream of bytes.
 type body struct {
 	*storage.Reader
 	ctx    context.Context
 	source *Source
-	key    string
 }
 
 // Read implements [io.Reader].
 func (b *body) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
+	n, err := b.read(p)
+	a, answered := answerOf(err)
 	switch {
-	case err == nil:
-		return n, nil
-	case errors.Is(err, io.EOF):
-		// A stream may end well though it does not bring what it should.
-		if b.Remain() > 0 {
-			return n, fmt.Errorf("%s in %s: %w", b.key, b.source, io.ErrUnexpectedEOF)
-		}
-		return n, io.EOF
-	case status.Code(err) == codes.Unavailable: // the connection broke, which does not mean that the service has too much to do
-		return n, fmt.Errorf("%s in %s: the stream broke: %s", b.key, b.source, line(status.Convert(err).Message()))
+	case errors.Is(err, io.EOF) && b.Remain() > 0: // a stream may end well and not bring what it should
+		err = io.ErrUnexpectedEOF
+	case !answered:
+	case b.ctx.Err() != nil:
+		err = context.Cause(b.ctx)
+	case a.Code == http.StatusServiceUnavailable: // the connection broke: the service need not have too much to do
+		err = fmt.Errorf("the stream broke: %s", a.Message)
+	default:
+		err = b.source.refused(a)
 	}
-	return n, b.source.explain(b.ctx, b.key, err)
+	return n, err
+}
+
+func (b *body) read(p []byte) (n int, err error) {
+	defer catch(&err)
+	return b.Reader.Read(p)
+}
+
+// catch makes an error of a panic in the storage client, whose decoder of messages trusts the lengths in them
+// (1.70.0). It is deferred.
+func catch(err *error) {
+	switch r := recover().(type) {
+	case nil:
+	case interface{ Addr() uintptr }: // a fault of the memory that is read into: the caller's to explain
+		panic(r)
+	default:
+		*err = fmt.Errorf("a malformed message: %v", r)
+	}
 }
 
 // Close gives the stream up. How it ended Read has said.
