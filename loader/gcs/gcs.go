@@ -123,7 +123,7 @@ func (s *Source) Open(ctx context.Context, key string, off, n int64) (io.ReadClo
 		obj = obj.Generation(pinned)
 	}
 	ctx = withAttempt(ctx)
-	r, err := newReader(ctx, obj, off, n, storage.WithDisableReaderChecksum())
+	r, body, err := s.newReader(ctx, obj, off, n, storage.WithDisableReaderChecksum())
 	switch {
 	case err != nil && pinned != 0 && errors.Is(err, storage.ErrObjectNotExist):
 		// It was replaced or deleted. The next attempt looks which; other bytes will not pass the check.
@@ -133,26 +133,23 @@ func (s *Source) Open(ctx context.Context, key string, off, n int64) (io.ReadClo
 		return nil, s.explain(ctx, key, err)
 	}
 	if r.Attrs.StartOffset != off {
-		r.Close()
+		body.Close()
 		return nil, fmt.Errorf("%s in %s: asked for bytes from %d, got them from %d", key, s, off, r.Attrs.StartOffset)
 	}
 	if err := s.pin(key, r.Attrs.Generation); err != nil {
-		r.Close()
+		body.Close()
 		return nil, err
 	}
-	return s.body(ctx, r), nil
+	return body, nil
 }
 
-func (s *Source) body(ctx context.Context, r *storage.Reader) io.ReadCloser {
+// newReader begins to read an object: body has the bytes, r what is known about them.
+func (s *Source) newReader(ctx context.Context, obj *storage.ObjectHandle, off, n int64, options ...storage.ReaderOption) (r *storage.Reader, body io.ReadCloser, err error) {
 	if s.overGRPC {
-		return &body{r, ctx, s}
+		return s.newStream(ctx, obj, off, n, options...)
 	}
-	return r
-}
-
-func newReader(ctx context.Context, obj *storage.ObjectHandle, off, n int64, options ...storage.ReaderOption) (_ *storage.Reader, err error) {
-	defer catch(&err)
-	return obj.NewRangeReader(ctx, off, n, options...)
+	r, err = obj.NewRangeReader(ctx, off, n, options...)
+	return r, r, err
 }
 
 func (s *Source) pinned(key string) int64 {
@@ -191,15 +188,15 @@ func (s *Source) unpin(key string, generation int64) {
 func (s *Source) Get(ctx context.Context, key string, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	r, err := newReader(withAttempt(ctx), s.bucket.Object(s.prefix+key), 0, -1)
+	_, body, err := s.newReader(withAttempt(ctx), s.bucket.Object(s.prefix+key), 0, -1)
 	if errors.Is(err, storage.ErrObjectNotExist) {
 		return nil, s.missing(ctx, key)
 	}
 	if err != nil {
 		return nil, s.explain(ctx, key, err)
 	}
-	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(s.body(ctx, r), limit+1))
+	defer body.Close()
+	b, err := io.ReadAll(io.LimitReader(body, limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s in %s: %w", key, s, err)
 	}

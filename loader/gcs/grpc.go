@@ -92,15 +92,29 @@ func (s *watchedStream) RecvMsg(m any) error {
 	return err
 }
 
-// body is one stream of bytes.
-type body struct {
+// newStream is newReader over gRPC.
+func (s *Source) newStream(ctx context.Context, obj *storage.ObjectHandle, off, n int64, options ...storage.ReaderOption) (r *storage.Reader, _ io.ReadCloser, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		if err != nil { // after a panic nobody else ends the call
+			cancel()
+		}
+	}()
+	defer catch(&err)
+	r, err = obj.NewRangeReader(ctx, off, n, options...)
+	return r, &stream{r, ctx, cancel, s}, err
+}
+
+// stream is the bytes of one call.
+type stream struct {
 	*storage.Reader
 	ctx    context.Context
+	cancel context.CancelFunc
 	source *Source
 }
 
 // Read implements [io.Reader].
-func (b *body) Read(p []byte) (int, error) {
+func (b *stream) Read(p []byte) (int, error) {
 	n, err := b.read(p)
 	a, answered := answerOf(err)
 	switch {
@@ -117,7 +131,7 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *body) read(p []byte) (n int, err error) {
+func (b *stream) read(p []byte) (n int, err error) {
 	defer catch(&err)
 	return b.Reader.Read(p)
 }
@@ -135,7 +149,8 @@ func catch(err *error) {
 }
 
 // Close gives the stream up. How it ended Read has said.
-func (b *body) Close() error {
+func (b *stream) Close() error {
 	_ = b.Reader.Close()
+	b.cancel()
 	return nil
 }

@@ -140,6 +140,8 @@ func (c *call) note(err error) {
 	code := http.StatusOK
 	if e, ok := errors.AsType[*apiError](err); ok {
 		code = e.status
+	} else if status.Code(err) == codes.OutOfRange {
+		code = http.StatusRequestedRangeNotSatisfiable
 	} else if err != nil {
 		code = 0
 	}

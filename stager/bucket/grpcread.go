@@ -235,7 +235,7 @@ func (p payload) and(w wire) payload {
 func (c *call) sendRange(rd *reader, at, end int64, wrap func(p payload, last bool) payload) error {
 	for {
 		n := min(end-at, maxReadChunk)
-		cut := c.fault != nil && 0 <= c.fault.after && c.fault.after <= n
+		cut := c.fault != nil && 0 <= c.fault.after && c.fault.after < n
 		if cut {
 			n = c.fault.after
 		}
