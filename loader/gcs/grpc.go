@@ -31,6 +31,10 @@ const channels = 4
 // way it came. With STORAGE_EMULATOR_HOST_GRPC set it reads from there, unencrypted and without credentials,
 // otherwise it uses the application default ones.
 //
+// The client's MultiRangeDownloader, which puts many ranges on one stream, is not used: it gained nothing in a
+// measurement, a range of it cannot be given up, one break fails all of them, and it reads messages in a goroutine
+// of its own, where a malformed one ends the process (see catch).
+//
 // The checksum of each message is not compared: whoever asks for a chunk compares that of the chunk.
 func NewGRPC(ctx context.Context, bucket, prefix string, log *slog.Logger) (*Source, error) {
 	way := &way{log: log.With("bucket", "gs://"+bucket)}
