@@ -177,7 +177,7 @@ check_rclone
 check_gcsfuse
 check_streamer
 echo
-table google-cloud-storage "$(sed -n 's/^google-cloud-storage==//p' "$here/bucket_requirements.txt")"
+table google-cloud-storage "$(sed -n 's/^google-cloud-storage.*==//p' "$here/bucket_requirements.txt")"
 table rclone "$(sed -n 's/.*rclone\/rclone v//p' "$here/rclone/go.mod")"
 table gcsfuse "$("$here/gcsfuse.sh" --version)"
 table 'Run:ai streamer' "$([ -z "$streamer_python" ] || "$streamer_python" -c 'import importlib.metadata as m; print(m.version("runai-model-streamer"))')"

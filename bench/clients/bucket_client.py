@@ -5,8 +5,10 @@ usage: bucket_client.py URL BUCKET
 The bucket at URL exists and is empty; it is left empty. Exit status 1 when a check failed.
 """
 
+import asyncio
 import base64
 import hashlib
+import io
 import os
 import random
 import sys
@@ -20,8 +22,12 @@ for name in [k for k in os.environ if k.startswith(("GOOGLE_", "STORAGE_", "CLOU
 os.environ["STORAGE_EMULATOR_HOST"] = URL
 
 from google.api_core import exceptions  # noqa: E402: it reads the environment when it is imported
+from google.api_core.client_options import ClientOptions  # noqa: E402
+from google.auth.credentials import AnonymousCredentials  # noqa: E402
 from google.cloud import storage  # noqa: E402
 from google.cloud.storage import transfer_manager  # noqa: E402
+from google.cloud.storage.asyncio.async_grpc_client import AsyncGrpcClient  # noqa: E402
+from google.cloud.storage.asyncio.async_multi_range_downloader import AsyncMultiRangeDownloader  # noqa: E402
 from google.cloud.storage.exceptions import DataCorruption  # noqa: E402
 
 DATA = random.Random(1).randbytes((9 << 20) + 7)  # above the 8 MiB from which an upload is resumable
@@ -206,6 +212,61 @@ def _():
         assert bucket.get_blob(name).name == name
         blob.delete()
     refused(exceptions.BadRequest, bucket.blob("n" * 1025).upload_from_string, b"")
+
+
+def over_grpc(read):
+    """Runs a coroutine with a client that speaks gRPC."""
+
+    async def run():
+        host = ClientOptions(api_endpoint=URL.removeprefix("http://"))
+        await read(AsyncGrpcClient(credentials=AnonymousCredentials(), client_options=host))
+
+    asyncio.run(run())
+
+
+async def ranges(rpc, name, wanted, metadata=None, **kwargs):
+    """Reads ranges over one stream and compares them."""
+    downloader = await AsyncMultiRangeDownloader.create_mrd(rpc, BUCKET, name, metadata=metadata, **kwargs)
+    parts = [(start, length, io.BytesIO()) for start, length in wanted]
+    await downloader.download_ranges(parts)
+    await downloader.close()
+    for start, length, got in parts:
+        assert got.getvalue() == DATA[start : start + length if length else None], (start, length)
+
+
+@check("gRPC: the whole object, and many ranges of it over one stream")
+def _():
+    wanted = [(i * 100003, 300007 + i) for i in range(90)]
+    over_grpc(lambda rpc: ranges(rpc, "big/crc32c-None", [(0, 0)]))
+    over_grpc(lambda rpc: ranges(rpc, "big/crc32c-None", wanted + [(0, 1), (len(DATA) - 1, 1), (5, 0)]))
+
+
+@check("gRPC: a stream that breaks is opened again")
+def _():
+    fault = [("x-goog-emulator-instructions", "return-broken-stream-after-2500K")]
+    over_grpc(lambda rpc: ranges(rpc, "big/crc32c-None", [(0, 0)], fault))
+
+
+@check("gRPC: a corrupted message is noticed by the client")
+def _():
+    fault = [("x-goog-emulator-instructions", "return-corrupted-data")]
+    refused(DataCorruption, over_grpc, lambda rpc: ranges(rpc, "big/crc32c-None", [(1, 100)], fault))
+
+
+@check("gRPC: metadata, a generation, what is not there")
+def _():
+    blob = bucket.get_blob("small/md5")
+
+    async def look(rpc):
+        got = await rpc.get_object(BUCKET, "small/md5")
+        assert (got.size, got.generation, got.content_type, dict(got.metadata)) == (1000, blob.generation, "x/y", {"k": "v"})
+        assert base64.b64encode(got.checksums.md5_hash).decode() == blob.md5_hash
+        await ranges(rpc, "small/md5", [(0, 1000)], generation=blob.generation)
+
+    over_grpc(look)
+    refused(exceptions.NotFound, over_grpc, lambda rpc: ranges(rpc, "small/none", [(0, 1)]))
+    refused(exceptions.NotFound, over_grpc, lambda rpc: ranges(rpc, "small/md5", [(0, 1)], generation=1))
+    refused(exceptions.OutOfRange, over_grpc, lambda rpc: ranges(rpc, "small/md5", [(1001, 1)]))
 
 
 @check("delete in a batch; nothing is left")

@@ -177,7 +177,7 @@ func (e *RoomError) Unwrap() error { return unix.ENOSPC }
 func (b *bench) environ(home, url string) []string {
 	return child.Environ(b.Environ, map[string]string{
 		"HOME": home, "TMPDIR": home, "XDG_CACHE_HOME": home, "XDG_CONFIG_HOME": home,
-		"STORAGE_EMULATOR_HOST": url, "HEADSTART_BUCKET": "gs://" + bucketName,
+		"STORAGE_EMULATOR_HOST": url, "STORAGE_EMULATOR_HOST_GRPC": url, "HEADSTART_BUCKET": "gs://" + bucketName,
 		"NO_PROXY": "127.0.0.1,127.0.0.2", "no_proxy": "127.0.0.1,127.0.0.2",
 	})
 }

@@ -197,7 +197,7 @@ func TestSets(t *testing.T) {
 	if r.Model != "acme/small" || r.Files != 3 || r.Bytes < weightsSize || r.Load == "" || len(r.LeftOut) != 3 {
 		t.Errorf("%+v", r)
 	}
-	cold := []string{limitName, nodeName, fetchName, streamName, curlName, runaiName}
+	cold := []string{limitName, nodeName, fetchName, grpcName, streamName, curlName, runaiName}
 	across := []string{limitName, nodeName, runaiName}
 	for i, want := range [][]string{cold, across, across} {
 		l := r.Loads[i]

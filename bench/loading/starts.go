@@ -31,7 +31,7 @@ func (b *bench) startWays() []start {
 	list := []start{nodeStart(1), nodeStart(2), {
 		name: "headstart fetch, then start", readers: 1,
 		ready: func(context.Context, *attempt) error { return nil },
-		begin: func(ctx context.Context, a *attempt) (string, error) { return a.dir, fetchWay().load(ctx, a) },
+		begin: func(ctx context.Context, a *attempt) (string, error) { return a.dir, fetchWay(fetchName).load(ctx, a) },
 	}}
 	if b.Peers.GCSFuse != "" {
 		var dir string
@@ -99,7 +99,7 @@ func (b *bench) fromMemory(ctx context.Context) (seconds float64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := fetchWay().load(ctx, a); err != nil {
+	if err := fetchWay(fetchName).load(ctx, a); err != nil {
 		return 0, err
 	}
 	var r replay.Result

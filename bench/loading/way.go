@@ -24,6 +24,7 @@ const (
 	limitName    = "limit: bare receive-check-write loop"
 	nodeName     = "headstart node: publish and wait"
 	fetchName    = "headstart fetch"
+	grpcName     = "headstart fetch --transport grpc"
 	streamName   = "headstart node: read while it streams"
 	curlName     = "curl"
 	rcloneName   = "rclone copy"
@@ -42,7 +43,7 @@ const (
 
 // ours are headstart's ways, and the limit.
 func (b *bench) ours() []way {
-	return []way{b.limitWay(8), nodeWay(), fetchWay(), streamWay()}
+	return []way{b.limitWay(8), nodeWay(), fetchWay(fetchName), fetchWay(grpcName, "--transport", "grpc"), streamWay()}
 }
 
 func (b *bench) limitWay(streams int) way {
@@ -51,9 +52,9 @@ func (b *bench) limitWay(streams int) way {
 	}}
 }
 
-func fetchWay() way {
-	return way{name: fetchName, checks: every, load: func(ctx context.Context, a *attempt) error {
-		return a.tool(ctx, nil, a.Self, "fetch", a.model().String(), a.dir, "--json")
+func fetchWay(name string, flags ...string) way {
+	return way{name: name, checks: every, load: func(ctx context.Context, a *attempt) error {
+		return a.tool(ctx, nil, append([]string{a.Self, "fetch", a.model().String(), a.dir, "--json"}, flags...)...)
 	}}
 }
 

@@ -22,9 +22,10 @@ func newBucketCommand(p process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bucket",
 		Short: "Serve Cloud Storage's protocol from a directory, for any client",
-		Long: `bucket serves the folders below --dir as Cloud Storage buckets (JSON and XML API) until it
-is interrupted. Its URL is the first line on stdout. It is for trying things out and for tests:
-it asks for no credentials, so keep it on the loopback address.
+		Long: `bucket serves the folders below --dir as Cloud Storage buckets (JSON and XML API, and for reading
+gRPC, all on one port) until it is interrupted. Its URL is the first line on stdout: give it to clients as
+STORAGE_EMULATOR_HOST and, for gRPC, STORAGE_EMULATOR_HOST_GRPC (some want HOST:PORT there). It is for
+trying things out and for tests: it asks for no credentials, so keep it on the loopback address.
 
 A bucket keeps the policies that it was given, by the flags below or by a client.`,
 		Example: `  headstart bucket --dir /tmp/buckets --create models

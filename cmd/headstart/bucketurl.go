@@ -18,6 +18,8 @@ type bucketURL struct {
 	Name   string // of a Cloud Storage bucket
 	Prefix string // below the bucket, "" or ending in "/"
 	Dir    string // of a file bucket
+
+	GRPC bool // how to read a Cloud Storage bucket
 }
 
 func (u bucketURL) String() string {
@@ -25,6 +27,14 @@ func (u bucketURL) String() string {
 		return "file://" + u.Dir
 	}
 	return "gs://" + u.Name + strings.TrimSuffix("/"+u.Prefix, "/")
+}
+
+// source names where chunks come from, in metrics and logs.
+func (u bucketURL) source() string {
+	if u.GRPC {
+		return u.Scheme + "-grpc"
+	}
+	return u.Scheme
 }
 
 // bucketFlag adds --bucket to a command and returns what reads it, or HEADSTART_BUCKET, when it runs.
@@ -38,6 +48,27 @@ func bucketFlag(cmd *cobra.Command, p process) func() (bucketURL, error) {
 		u, err := parseBucket(s)
 		if err != nil {
 			return bucketURL{}, usageError{err}
+		}
+		return u, nil
+	}
+}
+
+// sourceFlags is bucketFlag for commands that read models: it adds --transport.
+func sourceFlags(cmd *cobra.Command, p process) func() (bucketURL, error) {
+	bucket := bucketFlag(cmd, p)
+	transport := cmd.Flags().String("transport", "http", "how to read from Cloud Storage: http, or grpc, which takes DirectPath where it can")
+	return func() (bucketURL, error) {
+		u, err := bucket()
+		if err != nil {
+			return bucketURL{}, err
+		}
+		switch {
+		case *transport == "grpc" && u.Scheme == "gs":
+			u.GRPC = true
+		case *transport == "grpc":
+			return bucketURL{}, usageError{fmt.Errorf("--transport grpc is for gs:// buckets, %s is none", u)}
+		case *transport != "http":
+			return bucketURL{}, usageError{fmt.Errorf("--transport %q is neither http nor grpc", *transport)}
 		}
 		return u, nil
 	}

@@ -28,7 +28,7 @@ was, or does nothing. It needs no privilege and no daemon: use it as an init con
   headstart fetch google/gemma-3-4b-it@sha256:PIN /models/gemma --bucket file:///mnt/lustre/models --json`,
 		Args: cobra.ExactArgs(2),
 	}
-	bucket := bucketFlag(cmd, p)
+	bucket := sourceFlags(cmd, p)
 	asJSON := eventsFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ref, err := parseReference(args[0])
@@ -40,7 +40,7 @@ was, or does nothing. It needs no privilege and no daemon: use it as an init con
 			return err
 		}
 		ctx := cmd.Context()
-		source, closeSource, err := openSource(ctx, u)
+		source, closeSource, err := openSource(ctx, u, p.logger(slog.LevelWarn))
 		if err != nil {
 			return err
 		}

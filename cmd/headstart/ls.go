@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -145,7 +146,7 @@ func newShowCommand(p process) *cobra.Command {
   headstart show google/gemma-3-4b-it --bucket gs://models --json | sha256sum   # the pin`,
 		Args: cobra.ExactArgs(1),
 	}
-	bucket := bucketFlag(cmd, p)
+	bucket := sourceFlags(cmd, p)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the manifest itself, byte for byte")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ref, err := parseReference(args[0])
@@ -156,7 +157,7 @@ func newShowCommand(p process) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		source, closeSource, err := openSource(cmd.Context(), u)
+		source, closeSource, err := openSource(cmd.Context(), u, p.logger(slog.LevelWarn))
 		if err != nil {
 			return err
 		}

@@ -82,7 +82,7 @@ there, loads continue, mounts that died are replaced.`,
   headstart node --cache /var/lib/headstart --pprof :6060 &  go tool pprof http://127.0.0.1:6060/debug/pprof/profile`,
 		Args: cobra.NoArgs,
 	}
-	bucket := bucketFlag(cmd, p)
+	bucket := sourceFlags(cmd, p)
 	cmd.Flags().StringVar(&at.cache, "cache", "", "`DIR` for the models, on a disk or a tmpfs; one node at a time uses it")
 	media := mediaFlags(cmd)
 	cmd.Flags().StringVar(&at.socket, "socket", defaultSocket, "`PATH` of the control socket; only its owner may use it")
@@ -133,7 +133,7 @@ func (p process) keep(ctx context.Context) error {
 // node wires the daemon and runs it until ctx ends.
 func (p process) node(ctx context.Context, u bucketURL, at nodePlaces, parent *keeper.Parent) (err error) {
 	log := p.logger(slog.LevelInfo)
-	source, closeSource, err := openSource(ctx, u)
+	source, closeSource, err := openSource(ctx, u, log)
 	if err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func (p process) node(ctx context.Context, u bucketURL, at nodePlaces, parent *k
 		return err
 	}
 	defer func() { err = errors.Join(err, entries.Close()) }()
-	engine := fetch.New(fetch.Config{Source: source, Name: u.Scheme, Log: log})
+	engine := fetch.New(fetch.Config{Source: source, Name: u.source(), Log: log})
 	kept := make([]modelfs.Kept, len(parent.Kept))
 	for i, k := range parent.Kept {
 		kept[i] = modelfs.Kept(k)

@@ -40,12 +40,18 @@ func openStore(ctx context.Context, p process, u bucketURL, retrying func(stager
 }
 
 // openSource opens the bucket for reading; call the function that it returns when done.
-func openSource(ctx context.Context, u bucketURL) (fetch.Source, func(), error) {
+func openSource(ctx context.Context, u bucketURL, log *slog.Logger) (fetch.Source, func(), error) {
 	if u.Scheme == "file" {
 		s, err := readfile.New(u.Dir)
 		return s, func() {}, err
 	}
-	s, err := readgcs.New(ctx, u.Name, u.Prefix)
+	var s *readgcs.Source
+	var err error
+	if u.GRPC {
+		s, err = readgcs.NewGRPC(ctx, u.Name, u.Prefix, log)
+	} else {
+		s, err = readgcs.New(ctx, u.Name, u.Prefix)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

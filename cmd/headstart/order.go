@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -79,7 +80,7 @@ type learntOrder struct {
 
 // learnt checks what a node says by the manifest in the bucket.
 func (p process) learnt(ctx context.Context, u bucketURL, ref manifest.Reference, data []byte) (*learntOrder, error) {
-	source, closeSource, err := openSource(ctx, u)
+	source, closeSource, err := openSource(ctx, u, p.logger(slog.LevelWarn))
 	if err != nil {
 		return nil, err
 	}

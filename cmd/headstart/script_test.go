@@ -129,6 +129,7 @@ func setup(env *testscript.Env) error {
 	env.Values[servicesKey{}] = services{h, b}
 	env.Setenv("HF_ENDPOINT", api.URL)
 	env.Setenv("STORAGE_EMULATOR_HOST", objects.URL)
+	env.Setenv("STORAGE_EMULATOR_HOST_GRPC", objects.URL)
 	env.Setenv("HEADSTART_BUCKET", "gs://models")
 	env.Setenv("HF_HOME", filepath.Join(env.WorkDir, "hf"))
 	return nil

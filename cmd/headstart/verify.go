@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -45,7 +46,7 @@ is right, or right again. Restart servers that have read a wrong chunk.
   headstart verify google/gemma-3-4b-it@v1 --deep --json --bucket gs://models`,
 		Args: cobra.RangeArgs(1, 2),
 	}
-	bucket := bucketFlag(cmd, p)
+	bucket := sourceFlags(cmd, p)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	cmd.Flags().BoolVar(&deep, "deep", false, "read every object in the bucket back")
 	cmd.Flags().StringVar(&socket, "socket", "", "`PATH` of the control socket of a node, which reads back what it has")
@@ -75,7 +76,7 @@ is right, or right again. Restart servers that have read a wrong chunk.
 		if err != nil {
 			return err
 		}
-		source, closeSource, err := openSource(ctx, u)
+		source, closeSource, err := openSource(ctx, u, p.logger(slog.LevelWarn))
 		if err != nil {
 			return err
 		}

@@ -55,17 +55,22 @@ type Object struct {
 	Size int64  // bytes
 }
 
-// StatusError is an answer of an HTTP server that is not the object.
+// StatusError is an answer of a server that is not the object.
 type StatusError struct {
-	Code    int
+	Code    int    // of HTTP, or the one that stands for a gRPC code
+	GRPC    string // the name of the gRPC code; "" where it was HTTP
 	Message string
 }
 
 func (e *StatusError) Error() string {
-	if e.Message == "" {
-		return fmt.Sprintf("HTTP %d %s", e.Code, http.StatusText(e.Code))
+	text := fmt.Sprintf("HTTP %d %s", e.Code, http.StatusText(e.Code))
+	if e.GRPC != "" {
+		text = "gRPC " + e.GRPC
 	}
-	return fmt.Sprintf("HTTP %d %s: %s", e.Code, http.StatusText(e.Code), e.Message)
+	if e.Message == "" {
+		return text
+	}
+	return text + ": " + e.Message
 }
 
 // temporary reports whether the same request may succeed later.

@@ -177,6 +177,7 @@ var lies = map[string]lie{
 type world struct {
 	liar *liar
 	url  string
+	grpc *gcs.Source // of all loads; nil for a source over HTTP for each
 }
 
 func newWorld(t *testing.T, models []*fetchtest.Model) *world {
@@ -195,12 +196,15 @@ func newWorld(t *testing.T, models []*fetchtest.Model) *world {
 // load fetches a model, and returns how that ended. Wrong bytes fail the test.
 func (w *world) load(t *testing.T, c *cache.Cache, m *fetchtest.Model, patience time.Duration) error {
 	t.Helper()
-	src, err := gcs.New(t.Context(), name, "")
-	if err != nil {
-		t.Error(err)
-		return nil
+	src := w.grpc
+	if src == nil {
+		var err error
+		if src, err = gcs.New(t.Context(), name, ""); err != nil {
+			t.Error(err)
+			return nil
+		}
+		defer src.Close()
 	}
-	defer src.Close()
 	entry, err := c.Entry(m.Manifest, m.Raw)
 	if err != nil {
 		t.Error(err)
@@ -253,6 +257,9 @@ func (w *world) run(t *testing.T, models []*fetchtest.Model, patience time.Durat
 	}
 	defer c.Close()
 	slots := make(chan struct{}, 70) // they wait for pauses, most of the time
+	if w.grpc != nil {
+		slots = make(chan struct{}, 16) // with the race detector a call takes more of the processor than a request
+	}
 	var wg sync.WaitGroup
 	for i, m := range models {
 		slots <- struct{}{}
@@ -267,21 +274,7 @@ func (w *world) run(t *testing.T, models []*fetchtest.Model, patience time.Durat
 // Each lie, told once or always, at the beginning or in the middle: right bytes, or one line that names the
 // model and what is the matter.
 func TestFaultTable(t *testing.T) {
-	type row struct {
-		lie  string
-		from int
-		once bool
-	}
-	var rows []row
-	for _, kind := range slices.Sorted(maps.Keys(lies)) {
-		for _, from := range []int{1, 4} {
-			rows = append(rows, row{kind, from, true}, row{kind, from, false})
-		}
-	}
-	models := make([]*fetchtest.Model, len(rows))
-	for i := range rows {
-		models[i] = fetchtest.NewModel(t, fmt.Sprintf("org/table-%d", i), map[string]int{"w": tableChunks*fetchtest.ChunkSize - 5})
-	}
+	rows, models := table(t, slices.Sorted(maps.Keys(lies)))
 	w := newWorld(t, models)
 	for i, r := range rows {
 		told := lies[r.lie]
@@ -301,6 +294,34 @@ func TestFaultTable(t *testing.T) {
 	either := map[string]bool{"another generation": true, "a generation of letters": true}
 	// What the object is blamed for; all else is the network's fault, or the server's.
 	wrong := map[string]bool{"truncated, says so": true, "empty": true, "first byte": true, "last byte": true, "two bytes in a turn": true, "all zero": true, "416": true}
+	w.judge(t, rows, models, verdicts{final: final, harmless: harmless, either: either, wrong: wrong})
+}
+
+// row is one lie, told once or always, from a read on.
+type row struct {
+	lie  string
+	from int
+	once bool
+}
+
+// table returns each lie, told once or always, at the beginning or in the middle, and a model for each.
+func table(t *testing.T, kinds []string) (rows []row, models []*fetchtest.Model) {
+	for _, kind := range kinds {
+		for _, from := range []int{1, 4} {
+			rows = append(rows, row{kind, from, true}, row{kind, from, false})
+		}
+	}
+	for i := range rows {
+		models = append(models, fetchtest.NewModel(t, fmt.Sprintf("org/table-%d", i), map[string]int{"w": tableChunks*fetchtest.ChunkSize - 5}))
+	}
+	return rows, models
+}
+
+// verdicts is what becomes of lies.
+type verdicts struct{ final, harmless, either, wrong map[string]bool }
+
+// judge loads all models and compares how that ended with the verdicts.
+func (w *world) judge(t *testing.T, rows []row, models []*fetchtest.Model, v verdicts) {
 	right, named := 0, 0
 	var mu sync.Mutex
 	w.run(t, models, 4*time.Second, func(i int, err error) {
@@ -317,12 +338,12 @@ func TestFaultTable(t *testing.T) {
 			t.Logf("%-24s from %d, always=%-5v %.150v", r.lie, r.from, !r.once, err)
 		}
 		switch {
-		case harmless[r.lie] && err != nil, r.once && !final[r.lie] && err != nil:
+		case v.harmless[r.lie] && err != nil, r.once && !v.final[r.lie] && err != nil:
 			t.Errorf("%+v: %v", r, err)
-		case !r.once && !harmless[r.lie] && !either[r.lie] && err == nil:
+		case !r.once && !v.harmless[r.lie] && !v.either[r.lie] && err == nil:
 			t.Errorf("%+v: no error", r)
 		case r.lie == "the object's beginning": // of the first chunk it is the right range with wrong bytes
-		case err != nil && strings.Contains(err.Error(), "wrong bytes 5 times") != wrong[r.lie]:
+		case err != nil && strings.Contains(err.Error(), "wrong bytes 5 times") != v.wrong[r.lie]:
 			t.Errorf("%+v: blamed on the wrong one: %v", r, err)
 		}
 	})

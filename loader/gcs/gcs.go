@@ -1,9 +1,10 @@
-// Package gcs reads a bucket of Cloud Storage by ranges over HTTP.
+// Package gcs reads a bucket of Cloud Storage by ranges, over HTTP or gRPC.
 //
-// The Go client's reader hands a large Read on to the connection, so bytes go from the socket straight
-// into the caller's slice. What the client would try again by itself it must not: an attempt here is
-// one request, and the engine decides about the next one (see attempt). A read pins the object's
-// generation that the first answer named. Ranged answers carry no checksum: the caller checks.
+// Over HTTP the Go client's reader hands a large Read on to the connection, so bytes go from the socket
+// straight into the caller's slice; over gRPC they are copied out of messages. What the client would try
+// again by itself it must not: an attempt here is one request, and the engine decides about the next one
+// (see attempt). A read pins the object's generation that the first answer named. The caller checks what
+// comes: ranged answers over HTTP carry no checksum.
 package gcs
 
 import (
@@ -31,17 +32,18 @@ import (
 
 // Source is a bucket, or what is below a prefix of it. It implements [fetch.Source].
 type Source struct {
-	client *storage.Client
-	conns  *http.Transport
-	bucket *storage.BucketHandle
-	name   string
-	prefix string // "" or with a slash at its end
+	client   *storage.Client
+	conns    *http.Transport // nil over gRPC
+	overGRPC bool
+	bucket   *storage.BucketHandle
+	name     string
+	prefix   string // "" or with a slash at its end
 
 	mu          sync.Mutex
 	generations map[string]int64 // by key: what the first answer named
 }
 
-// New returns the source gs://bucket/prefix. With STORAGE_EMULATOR_HOST set it reads from there and
+// New returns the source gs://bucket/prefix, read over HTTP. With STORAGE_EMULATOR_HOST set it reads from there and
 // sends no credentials, otherwise it uses the application default ones.
 func New(ctx context.Context, bucket, prefix string) (*Source, error) {
 	conns := transport()
@@ -63,10 +65,16 @@ func New(ctx context.Context, bucket, prefix string) (*Source, error) {
 		return nil, fmt.Errorf("a client for gs://%s: %w", bucket, err)
 	}
 	client.SetRetry(storage.WithPolicy(storage.RetryNever))
+	s := newSource(client, bucket, prefix)
+	s.conns = conns
+	return s, nil
+}
+
+func newSource(client *storage.Client, bucket, prefix string) *Source {
 	if prefix = strings.Trim(prefix, "/"); prefix != "" {
 		prefix += "/"
 	}
-	return &Source{client: client, conns: conns, bucket: client.Bucket(bucket), name: bucket, prefix: prefix, generations: make(map[string]int64)}, nil
+	return &Source{client: client, bucket: client.Bucket(bucket), name: bucket, prefix: prefix, generations: make(map[string]int64)}
 }
 
 // transport returns connections for bulk: HTTP/1.1, so that each stream has a connection and a window
@@ -91,12 +99,17 @@ func transport() *http.Transport {
 // Close gives the connections back.
 func (s *Source) Close() error {
 	err := s.client.Close()
-	s.conns.CloseIdleConnections()
+	s.Refresh()
 	return err
 }
 
-// Refresh implements [fetch.Refresher]: the next requests use new connections.
-func (s *Source) Refresh() { s.conns.CloseIdleConnections() }
+// Refresh implements [fetch.Refresher]: the next requests use new connections. Over gRPC they use the others
+// of its channels, whose turn it is anyway.
+func (s *Source) Refresh() {
+	if s.conns != nil {
+		s.conns.CloseIdleConnections()
+	}
+}
 
 func (s *Source) String() string {
 	return "gs://" + strings.TrimSuffix(s.name+"/"+s.prefix, "/")
@@ -110,7 +123,7 @@ func (s *Source) Open(ctx context.Context, key string, off, n int64) (io.ReadClo
 		obj = obj.Generation(pinned)
 	}
 	ctx = withAttempt(ctx)
-	r, err := obj.NewRangeReader(ctx, off, n)
+	r, body, err := s.newReader(ctx, obj, off, n, storage.WithDisableReaderChecksum())
 	switch {
 	case err != nil && pinned != 0 && errors.Is(err, storage.ErrObjectNotExist):
 		// It was replaced or deleted. The next attempt looks which; other bytes will not pass the check.
@@ -120,14 +133,23 @@ func (s *Source) Open(ctx context.Context, key string, off, n int64) (io.ReadClo
 		return nil, s.explain(ctx, key, err)
 	}
 	if r.Attrs.StartOffset != off {
-		r.Close()
+		body.Close()
 		return nil, fmt.Errorf("%s in %s: asked for bytes from %d, got them from %d", key, s, off, r.Attrs.StartOffset)
 	}
 	if err := s.pin(key, r.Attrs.Generation); err != nil {
-		r.Close()
+		body.Close()
 		return nil, err
 	}
-	return r, nil
+	return body, nil
+}
+
+// newReader begins to read an object: body has the bytes, r what is known about them.
+func (s *Source) newReader(ctx context.Context, obj *storage.ObjectHandle, off, n int64, options ...storage.ReaderOption) (r *storage.Reader, body io.ReadCloser, err error) {
+	if s.overGRPC {
+		return s.newStream(ctx, obj, off, n, options...)
+	}
+	r, err = obj.NewRangeReader(ctx, off, n, options...)
+	return r, r, err
 }
 
 func (s *Source) pinned(key string) int64 {
@@ -166,15 +188,15 @@ func (s *Source) unpin(key string, generation int64) {
 func (s *Source) Get(ctx context.Context, key string, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	r, err := s.bucket.Object(s.prefix + key).NewReader(withAttempt(ctx))
+	_, body, err := s.newReader(withAttempt(ctx), s.bucket.Object(s.prefix+key), 0, -1)
 	if errors.Is(err, storage.ErrObjectNotExist) {
 		return nil, s.missing(ctx, key)
 	}
 	if err != nil {
 		return nil, s.explain(ctx, key, err)
 	}
-	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	defer body.Close()
+	b, err := io.ReadAll(io.LimitReader(body, limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s in %s: %w", key, s, err)
 	}
@@ -206,14 +228,14 @@ func (s *Source) List(ctx context.Context, prefix string) iter.Seq2[fetch.Object
 		}
 		// One page after the other is one request after the other: a few attempts are right here.
 		// A handle of its own: Retryer changes what handles made from the same one share.
-		bucket := s.client.Bucket(s.name).Retryer(storage.WithPolicy(storage.RetryIdempotent), storage.WithMaxAttempts(4))
+		bucket := s.client.Bucket(s.name).Retryer(storage.WithPolicy(storage.RetryIdempotent), storage.WithMaxAttempts(4), storage.WithErrorFunc(storage.ShouldRetry))
 		for it := bucket.Objects(ctx, q); ; {
 			attrs, err := it.Next()
 			if err == iterator.Done {
 				return
 			}
 			if err != nil {
-				yield(fetch.Object{}, s.explainList(err))
+				yield(fetch.Object{}, s.explainList(ctx, err))
 				return
 			}
 			key, ok := strings.CutPrefix(attrs.Name, s.prefix)

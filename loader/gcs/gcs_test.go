@@ -8,10 +8,12 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -56,12 +58,33 @@ func serve(t *testing.T, objects map[string][]byte) *bucket.Server {
 			t.Error(err)
 		}
 	})
-	t.Setenv("STORAGE_EMULATOR_HOST", h.URL)
+	emulate(t, h.URL)
 	for key, b := range objects {
 		upload(t, h.URL, key, b)
 	}
 	s.ResetRequests()
 	return s
+}
+
+// emulate points the Go clients of both protocols at a server.
+func emulate(t testing.TB, url string) {
+	t.Setenv("STORAGE_EMULATOR_HOST", url)
+	t.Setenv("STORAGE_EMULATOR_HOST_GRPC", url)
+}
+
+// transports are the ways to open a source.
+var transports = map[string]func(ctx context.Context, bucket, prefix string) (*gcs.Source, error){
+	"http": gcs.New,
+	"grpc": func(ctx context.Context, bucket, prefix string) (*gcs.Source, error) {
+		return gcs.NewGRPC(ctx, bucket, prefix, quiet())
+	},
+}
+
+// overBoth runs a test over each transport.
+func overBoth(t *testing.T, f func(t *testing.T, transport string)) {
+	for _, transport := range slices.Sorted(maps.Keys(transports)) {
+		t.Run(transport, func(t *testing.T) { f(t, transport) })
+	}
 }
 
 func upload(t *testing.T, base, key string, b []byte) {
@@ -79,9 +102,9 @@ func upload(t *testing.T, base, key string, b []byte) {
 	}
 }
 
-func open(t *testing.T, bucket, prefix string) *gcs.Source {
+func open(t *testing.T, transport, bucket, prefix string) *gcs.Source {
 	t.Helper()
-	src, err := gcs.New(t.Context(), bucket, prefix)
+	src, err := transports[transport](t.Context(), bucket, prefix)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,27 +118,29 @@ func open(t *testing.T, bucket, prefix string) *gcs.Source {
 }
 
 func TestConformance(t *testing.T) {
-	for _, prefix := range []string{"", "a/prefix", "/slashed/"} {
-		t.Run("prefix "+prefix, func(t *testing.T) {
-			fetchtest.Conformance(t, func(t *testing.T, objects map[string][]byte) fetch.Source {
-				below := map[string][]byte{"a/prefixed": []byte("not below it")}
-				if prefix == "" {
-					below = map[string][]byte{}
-				}
-				for key, b := range objects {
-					below[strings.Trim(strings.Trim(prefix, "/")+"/"+key, "/")] = b
-				}
-				serve(t, below)
-				return open(t, name, prefix)
+	overBoth(t, func(t *testing.T, transport string) {
+		for _, prefix := range []string{"", "a/prefix", "/slashed/"} {
+			t.Run("prefix "+prefix, func(t *testing.T) {
+				fetchtest.Conformance(t, func(t *testing.T, objects map[string][]byte) fetch.Source {
+					below := map[string][]byte{"a/prefixed": []byte("not below it")}
+					if prefix == "" {
+						below = map[string][]byte{}
+					}
+					for key, b := range objects {
+						below[strings.Trim(strings.Trim(prefix, "/")+"/"+key, "/")] = b
+					}
+					serve(t, below)
+					return open(t, transport, name, prefix)
+				})
 			})
-		})
-	}
+		}
+	})
 }
 
 func TestString(t *testing.T) {
 	serve(t, nil)
 	for prefix, want := range map[string]string{"": "gs://models", "a/b/": "gs://models/a/b"} {
-		if got := open(t, name, prefix).String(); got != want {
+		if got := open(t, "http", name, prefix).String(); got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}
@@ -151,10 +176,12 @@ func model(t *testing.T) *fetchtest.Model {
 }
 
 // A load is one request for each chunk, of its generation from the second one on.
-func TestLoad(t *testing.T) {
+func TestLoad(t *testing.T) { overBoth(t, testLoad) }
+
+func testLoad(t *testing.T, transport string) {
 	m := model(t)
 	s := serve(t, m.Objects)
-	src := open(t, name, "")
+	src := open(t, transport, name, "")
 	got, _, err := fetch.Resolve(t.Context(), src, m.Ref())
 	if err != nil || got.Model != m.Manifest.Model {
 		t.Fatal(err)
@@ -172,7 +199,7 @@ func TestLoad(t *testing.T) {
 	}
 	unpinned := 0
 	for _, r := range s.Requests() {
-		if r.Status != http.StatusPartialContent {
+		if want := map[string]int{"http": http.StatusPartialContent, "grpc": http.StatusOK}[transport]; r.Status != want || r.Range == "" {
 			t.Errorf("%+v", r)
 		}
 		if r.Query == "" {
@@ -187,10 +214,12 @@ func TestLoad(t *testing.T) {
 }
 
 // Each fault costs one more request, is counted by its cause, and leaves the right bytes.
-func TestFaults(t *testing.T) {
+func TestFaults(t *testing.T) { overBoth(t, testFaults) }
+
+func testFaults(t *testing.T, transport string) {
 	for _, fault := range []string{
 		"return-503", "return-429", "return-500", "return-reset-connection", "return-broken-stream", "return-broken-stream-after-32K",
-		"return-corrupted-data", "stall-always",
+		"return-corrupted-data", "return-corrupted-data-with-its-crc32c", "return-short-stream", "return-503-after-32K", "stall-always",
 	} {
 		t.Run(fault, func(t *testing.T) {
 			m := model(t)
@@ -198,7 +227,7 @@ func TestFaults(t *testing.T) {
 			if err := s.Plan("storage.objects.get", "", fault); err != nil {
 				t.Fatal(err)
 			}
-			l, entry := load(t, open(t, name, ""), m)
+			l, entry := load(t, open(t, transport, name, ""), m)
 			if err := l.Err(); err != nil {
 				t.Fatal(err)
 			}
@@ -220,13 +249,15 @@ func TestFaults(t *testing.T) {
 
 // An object that is replaced by the same bytes in the middle is no trouble; by others, an error that
 // names the file.
-func TestReplaced(t *testing.T) {
+func TestReplaced(t *testing.T) { overBoth(t, testReplaced) }
+
+func testReplaced(t *testing.T, transport string) {
 	for _, same := range []bool{true, false} {
 		t.Run(fmt.Sprint("same ", same), func(t *testing.T) {
 			m := model(t)
 			serve(t, m.Objects)
 			key := m.Manifest.Model.Object("w")
-			src := open(t, name, "")
+			src := open(t, transport, name, "")
 			body, err := src.Open(t.Context(), key, 0, 5) // pins
 			if err != nil {
 				t.Fatal(err)
@@ -248,22 +279,24 @@ func TestReplaced(t *testing.T) {
 	}
 }
 
-func TestMissing(t *testing.T) {
+func TestMissing(t *testing.T) { overBoth(t, testMissing) }
+
+func testMissing(t *testing.T, transport string) {
 	serve(t, nil)
-	_, err := open(t, name, "").Get(t.Context(), "x", 1)
+	_, err := open(t, transport, name, "").Get(t.Context(), "x", 1)
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "no object x in gs://models") {
 		t.Errorf("%v", err)
 	}
-	_, err = open(t, "no-such-bucket", "p").Get(t.Context(), "x", 1)
+	_, err = open(t, transport, "no-such-bucket", "p").Get(t.Context(), "x", 1)
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "there is no bucket gs://no-such-bucket") {
 		t.Errorf("%v", err)
 	}
-	for _, err := range open(t, "no-such-bucket", "p").List(t.Context(), "x") {
+	for _, err := range open(t, transport, "no-such-bucket", "p").List(t.Context(), "x") {
 		if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "there is no bucket gs://no-such-bucket") {
 			t.Errorf("%v", err)
 		}
 	}
-	_, _, err = fetch.Resolve(t.Context(), open(t, "no-such-bucket", ""), manifest.Reference{Repo: "org/model"})
+	_, _, err = fetch.Resolve(t.Context(), open(t, transport, "no-such-bucket", ""), manifest.Reference{Repo: "org/model"})
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "there is no bucket gs://no-such-bucket") {
 		t.Errorf("%v", err)
 	}
@@ -275,7 +308,7 @@ func hostile(t *testing.T, answer http.HandlerFunc) *gcs.Source {
 	h := httptest.NewServer(answer)
 	t.Cleanup(h.Close)
 	t.Setenv("STORAGE_EMULATOR_HOST", h.URL)
-	return open(t, name, "")
+	return open(t, "http", name, "")
 }
 
 // What the service refuses comes with a class, a remedy, and no more of its text than fits a line.

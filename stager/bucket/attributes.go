@@ -105,6 +105,12 @@ func (a *attributes) check() error {
 	return nil
 }
 
+// customTime is zero where none is set.
+func (a *attributes) customTime() time.Time {
+	t, _ := time.Parse(time.RFC3339, a.CustomTime) // checked when it was set
+	return t
+}
+
 // text returns a field of body that is a string, or "".
 func (body objectBody) text(field string) string {
 	var s string

@@ -44,7 +44,13 @@ func start(t testing.TB, dir string, options ...option.ClientOption) *host {
 
 func serve(t testing.TB, s *bucket.Server, options ...option.ClientOption) *host {
 	t.Helper()
-	srv := httptest.NewServer(s)
+	return serveAs(t, s, s, options...)
+}
+
+// serveAs serves s as handler shows it.
+func serveAs(t testing.TB, s *bucket.Server, handler http.Handler, options ...option.ClientOption) *host {
+	t.Helper()
+	srv := httptest.NewServer(handler)
 	hc := &http.Client{Transport: &http.Transport{DisableCompression: true}}
 	options = append([]option.ClientOption{option.WithEndpoint(srv.URL + "/storage/v1/"), option.WithHTTPClient(hc), option.WithoutAuthentication()}, options...)
 	c, err := storage.NewClient(context.Background(), options...)

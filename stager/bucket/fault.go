@@ -18,6 +18,8 @@ import (
 //	return-broken-stream-after-NK            … after N KiB of it
 //	return-broken-stream-final-chunk-after-NB   the answer to a finished upload is cut off after N bytes
 //	return-corrupted-data                    the answer's first byte is wrong
+//	return-corrupted-data-with-its-crc32c    … and over gRPC its message has the checksum of the wrong bytes
+//	return-short-stream                      4 bytes, and then over gRPC the end as if they were all
 //	stall-always                             no byte of the body comes, until the client goes away
 //	stall-at-256KiB                          … after 256 KiB
 //	stall-for-Ts-after-NK                    T seconds without a byte after N KiB, then the rest
@@ -56,6 +58,8 @@ type fault struct {
 	after    int64 // bytes before the fault; -1: at once
 	reset    bool  // the connection
 	corrupt  bool  // the first byte
+	stored   bool  // it is wrong in the bucket, not on the way
+	short    bool  // the end is not an error
 	stalls   bool
 	stall    time.Duration // negative: for ever
 	final    bool          // cut the answer to a finished upload
@@ -77,6 +81,12 @@ func parseFault(text string) (fault, error) {
 		return f, nil
 	case "return-corrupted-data":
 		f.corrupt = true
+		return f, nil
+	case "return-corrupted-data-with-its-crc32c":
+		f.corrupt, f.stored = true, true
+		return f, nil
+	case "return-short-stream":
+		f.short, f.after = true, 4
 		return f, nil
 	case "stall-always":
 		f.stalls, f.stall, f.after = true, forever, 0

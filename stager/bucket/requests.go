@@ -14,11 +14,11 @@ type Request struct {
 	Op     string // such as storage.objects.get; "" if the request is none that the server knows
 	Bucket string
 	Object string // unescaped
-	Method string
+	Method string // of HTTP, or of the gRPC service
 	Path   string // as it came, escaped
-	Query  string
-	Range  string // the Range or Content-Range header
-	Status int    // 0: not answered yet, or cut off by a fault before the status
+	Query  string // over gRPC generation=N where a generation is named
+	Range  string // the Range or Content-Range header, or what it would be over HTTP
+	Status int    // 0: not answered yet, or cut off by a fault before the status; what gRPC answers has HTTP's number
 	Sent   int64  // bytes of the answer's body
 }
 
@@ -36,23 +36,26 @@ func (l *requestLog) begin(r *http.Request, rt route, rec *recorder) (end func()
 	if q.Range == "" {
 		q.Range = r.Header.Get("Content-Range")
 	}
+	l.add(q)
+	// The status is noted before the client can see it, so that a test that has its answer finds it.
+	rec.note = func(status int) { l.update(func() { q.Status = status }) }
+	return func() { l.update(func() { q.Sent = rec.sent }) }
+}
+
+func (l *requestLog) add(q *Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.list) == maxRequests {
 		l.list = slices.Clone(l.list[maxRequests/2:])
 	}
 	l.list = append(l.list, q)
-	// The status is noted before the client can see it, so that a test that has its answer finds it.
-	rec.note = func(status int) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		q.Status = status
-	}
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		q.Sent = rec.sent
-	}
+}
+
+// update runs f, which changes a request of the log, while nobody reads it.
+func (l *requestLog) update(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f()
 }
 
 // Requests returns what was asked since the start or the last ResetRequests, in order of arrival;

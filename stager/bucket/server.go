@@ -1,4 +1,4 @@
-// Package bucket is an embedded Cloud Storage: the real service's JSON and XML APIs on net/http,
+// Package bucket is an embedded Cloud Storage: the real service's JSON, XML and gRPC APIs on one port,
 // over a directory, for clients that nobody here wrote.
 //
 // A [Server] answers reads (XML path style, JSON alt=media, HEAD, ranges), one-shot, multipart and
@@ -64,6 +64,7 @@ type Server struct {
 	requests requestLog
 	faults   faultPlan
 	buffers  sync.Pool // *[]byte of two receiveBuffers
+	rpc      rpc
 }
 
 // New opens the buckets that are the folders directly below dir, which is made if it is missing.
@@ -112,8 +113,11 @@ func (s *Server) load() error {
 	return nil
 }
 
-// Close gives the directory back. The caller has stopped the HTTP server before.
-func (s *Server) Close() error { return s.lock.Close() }
+// Close ends all gRPC calls and gives the directory back. The caller has stopped the HTTP server before.
+func (s *Server) Close() error {
+	s.stopRPC()
+	return s.lock.Close()
+}
 
 // CreateBucket makes an empty bucket. One that exists already is an error that wraps [fs.ErrExist].
 func (s *Server) CreateBucket(name string) error {
@@ -130,8 +134,12 @@ func (s *Server) nextGeneration() int64 {
 	return s.generation
 }
 
-// ServeHTTP answers one request to any of the APIs.
+// ServeHTTP answers one request to the JSON and XML APIs, or all calls of one gRPC connection.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if isPreface(r) {
+		s.serveHTTP2(w)
+		return
+	}
 	rt, routeErr := findRoute(r)
 	rec := &recorder{ResponseWriter: w}
 	done := s.requests.begin(r, rt, rec)

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Shape is the network that loopback does not have. It wraps a server whose speed a network limits.
+// Shape is the network that loopback does not have. It wraps a server whose speed a network limits. Of gRPC it
+// limits what is sent, for Stream by connection.
 type Shape struct {
 	Latency time.Duration // before each answer: a round trip; connecting costs none
 	Stream  int64         // bytes a second of one request or answer; 0: no limit
