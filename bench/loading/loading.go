@@ -129,7 +129,9 @@ func (b *bench) run(ctx context.Context) error {
 		return err
 	}
 	defer b.bucket.End()
-	b.others = b.peers()
+	if slices.Contains(b.Sets, Cold) || slices.Contains(b.Sets, Links) {
+		b.others = b.peers()
+	}
 	for _, set := range []struct {
 		name string
 		run  func(context.Context) error

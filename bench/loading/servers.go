@@ -49,7 +49,14 @@ func (b *bench) servings() []serving {
 		{start: gcsfuseStart(), word: "gcsfuse"}, runaiServing(),
 	}
 	return slices.DeleteFunc(all, func(s serving) bool {
-		return !slices.Contains(b.ServerWays, s.word) || s.word == "gcsfuse" && b.Peers.GCSFuse == ""
+		if !slices.Contains(b.ServerWays, s.word) {
+			return true
+		}
+		missing := s.word == "gcsfuse" && b.Peers.GCSFuse == ""
+		if missing && !slices.Contains(b.result.LeftOut, "gcsfuse") {
+			b.leaveOut("gcsfuse")
+		}
+		return missing
 	})
 }
 
@@ -115,6 +122,9 @@ func (b *bench) servers(ctx context.Context) error {
 			}
 		}
 		for _, seconds := range b.Seconds {
+			if len(ways) == 0 {
+				break
+			}
 			if err := b.serveOver(ctx, ways, s, seconds, round); err != nil {
 				return err
 			}
