@@ -38,7 +38,7 @@ STEPS = (
     ("engine_imported", "Initializing a V1 LLM engine"),
     ("worker_imported", "Starting to load model"),
     ("weights_wanted", "Filesystem type for checkpoints|Loading safetensors using Runai"),
-    ("weights_loaded", "Loading weights took"),
+    ("weights_loaded", "Loading weights took|Loading safetensors using Runai Model Streamer: 100%"),
     ("engine_ready", r"init engine \(profile"),
     ("http_up", "Application startup complete"),
 )
