@@ -55,6 +55,10 @@ site=$("$dir/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib
 mkdir -p "$site/vllm-$vllm+cpu.dist-info"
 printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$vllm" >"$site/vllm-$vllm+cpu.dist-info/METADATA"
 
+# Without bytecode a Python that may not write it, by PYTHONDONTWRITEBYTECODE, compiles all of it in each start,
+# for half a minute. A few files of packages are templates, or for other Pythons, and do not compile.
+"$dir/bin/python" -m compileall -q -j 0 "$site" >/dev/null || true
+
 "$dir/bin/python" - <<'EOF_PYTHON' || fail "vLLM does not load in $dir: see the line above"
 import importlib.metadata
 import torch
