@@ -33,7 +33,7 @@ bench-load: build ## A node beside gcsfuse, rclone, transfermanager, curl and, a
 	@gcsfuse=$$(bench/clients/gcsfuse.sh) && (cd bench/clients/rclone && $(GO) build -o $(CACHE)/bin/rclone .) && \
 		(cd bench/clients/manager && $(GO) build -o $(CACHE)/bin/manager .) && \
 		$(BIN) bench load --gcsfuse "$$gcsfuse" --rclone $(CACHE)/bin/rclone --manager $(CACHE)/bin/manager \
-			$(if $(wildcard $(CACHE)/vllm/bin/python),--python $(CACHE)/vllm/bin/python) $(if $(MODEL),--model $(MODEL)) $(BENCH)
+			$(if $(wildcard $(CACHE)/vllm/bin/python),--python $(CACHE)/vllm/bin/python --vllm $(CACHE)/vllm) $(if $(MODEL),--model $(MODEL)) $(BENCH)
 
 test: lint test-go test-clients ## Everything but vLLM: lint, Go tests with the race detector, foreign clients
 

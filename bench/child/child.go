@@ -111,6 +111,26 @@ func (t *Tail) Line() []byte {
 	return b[bytes.LastIndexByte(b, '\n')+1:]
 }
 
+// Lines returns a writer that hands each whole line of what is written to it to say.
+func Lines(say func(string)) io.Writer { return &lines{say: say} }
+
+type lines struct {
+	say  func(string)
+	part []byte
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.part = append(l.part, b...)
+	for {
+		line, rest, ok := bytes.Cut(l.part, []byte("\n"))
+		if !ok {
+			return len(b), nil
+		}
+		l.say(string(line))
+		l.part = rest
+	}
+}
+
 // Environ returns base with these variables set, and without the ones that would lead out to the real
 // Hub and bucket.
 func Environ(base []string, set map[string]string) []string {

@@ -1,11 +1,11 @@
 package demo
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"strings"
 
+	"github.com/headstart-serving/headstart/bench/child"
 	"github.com/headstart-serving/headstart/bench/vllm"
 	"github.com/headstart-serving/headstart/manifest"
 )
@@ -60,7 +60,7 @@ func (d *demo) server(ctx context.Context, who, dir, log string) (vllm.Result, e
 	d.say("vLLM starts on %s; on two cores that takes two minutes", dir)
 	began := d.now()
 	r, err := vllm.Run(ctx, vllm.Config{
-		Venv: d.cfg.VLLM.Venv, Dir: dir, Cache: cache, Log: d.place.Path(log), Steps: &sayer{say: d.cfg.Say}, Environ: d.env,
+		Venv: d.cfg.VLLM.Venv, Dir: dir, Cache: cache, Log: d.place.Path(log), Steps: child.Lines(d.cfg.Say), Environ: d.env,
 	})
 	for _, line := range r.Log { // its file goes with the demo
 		d.say("%s: %s", strings.TrimSuffix(log, ".log"), line)
@@ -71,22 +71,4 @@ func (d *demo) server(ctx context.Context, who, dir, log string) (vllm.Result, e
 		})
 	}
 	return r, err
-}
-
-// sayer hands whole lines to a Say.
-type sayer struct {
-	say  func(string)
-	part []byte
-}
-
-func (s *sayer) Write(b []byte) (int, error) {
-	s.part = append(s.part, b...)
-	for {
-		line, rest, ok := bytes.Cut(s.part, []byte("\n"))
-		if !ok {
-			return len(b), nil
-		}
-		s.say(string(line))
-		s.part = rest
-	}
 }

@@ -25,6 +25,7 @@ type attempt struct {
 	home    string   // empty, on the disk; also for mounts
 	env     []string // of the processes
 	daemons []*daemon
+	open    []*os.File // closed again when all is over
 	began   time.Time
 	from    string    // where the files are; "" for dir
 	own     *streamed // what a tool that times itself has said
@@ -131,6 +132,9 @@ func (a *attempt) close() error {
 	for _, d := range a.daemons {
 		d.End()
 	}
+	for _, f := range a.open {
+		_ = f.Close() // it may have been closed already
+	}
 	err := place.RemoveTree(a.home) // with mounts
 	if a.dir == "" {
 		return err
@@ -207,6 +211,17 @@ func (a *attempt) daemon(name string, args ...string) (*daemon, error) {
 	return d, nil
 }
 
+// log returns the end of what a daemon has said.
+func (a *attempt) log(name string) (*child.Tail, error) {
+	said, log := new(child.Tail), filepath.Join(a.home, name+".log")
+	b, err := os.ReadFile(log)
+	if err != nil {
+		return nil, fmt.Errorf("the log of %s: %w", name, err)
+	}
+	_, _ = said.Write(b) // it cannot fail
+	return said, nil
+}
+
 // until waits for a daemon to be ready, as ready reports.
 func (a *attempt) until(ctx context.Context, name string, d *daemon, ready func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, starting)
@@ -216,10 +231,11 @@ func (a *attempt) until(ctx context.Context, name string, d *daemon, ready func(
 	for !ready() {
 		select {
 		case <-d.Alive.Done():
-			var said child.Tail
-			log, _ := os.ReadFile(filepath.Join(a.home, name+".log"))
-			_, _ = said.Write(log)
-			return child.Failed(name, d.Err(), &said)
+			said, err := a.log(name)
+			if err != nil {
+				return err
+			}
+			return child.Failed(name, d.Err(), said)
 		case <-ctx.Done():
 			return fmt.Errorf("%s is not ready after %v: %w", name, starting, ctx.Err())
 		case <-again.C:

@@ -36,7 +36,11 @@ const (
 func (r *Result) SVG() []byte {
 	var body strings.Builder
 	y := 34
-	text(&body, 10, 22, "start", "bold", fmt.Sprintf("%s, %s: from the bucket to readable bytes", r.Model, score.Bytes(r.Bytes)))
+	title := "from the bucket to readable bytes"
+	if len(r.Loads) == 0 {
+		title = "from the begin of the load to vLLM's first token"
+	}
+	text(&body, 10, 22, "start", "bold", fmt.Sprintf("%s, %s: %s", r.Model, score.Bytes(r.Bytes), title))
 	for i := range r.Loads {
 		l := &r.Loads[i]
 		var rates []bar
@@ -62,6 +66,9 @@ func (r *Result) SVG() []byte {
 			y = draw(&body, y, fmt.Sprintf("%s: until a server that reads as vLLM has its last weight (line: ideal)", l.Name), starts)
 		}
 	}
+	if r.Servers != nil {
+		y = r.Servers.draw(&body, y)
+	}
 	text(&body, 10, y+18, "start", "small", r.Machine+"; load average "+r.Load)
 	y += 30
 	return fmt.Appendf(nil, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%[1]d" height="%[2]d" font-family="system-ui, sans-serif" font-size="13">
@@ -69,6 +76,21 @@ func (r *Result) SVG() []byte {
 <rect width="100%%" height="100%%" fill="#fff"/>
 %s</svg>
 `, wide, y, body.String())
+}
+
+// draw draws a panel for each network, with the plain copy's line in it, and returns where they end.
+func (s *Servers) draw(b *strings.Builder, y int) int {
+	for _, o := range s.Over {
+		var bars []bar
+		for _, x := range append([]ServerStart{s.Plain}, o.Starts...) {
+			if len(x.Runs) > 0 {
+				note := fmt.Sprintf("%.1f s, weights in %.1f s", x.First.Median, x.Late.Median)
+				bars = append(bars, bar{label: x.Name, note: note, value: x.First, color: colorOf(x.Name), mark: s.Plain.First.Median})
+			}
+		}
+		y = draw(b, y, o.title(), bars)
+	}
+	return y
 }
 
 // draw draws a panel from y and returns where it ends.
@@ -104,7 +126,7 @@ func text(b *strings.Builder, x, y int, anchor, class, s string) {
 
 func colorOf(name string) string {
 	switch {
-	case name == limitName:
+	case name == limitName, name == plainServer:
 		return limitColor
 	case strings.HasPrefix(name, "headstart"):
 		return oursColor

@@ -2,10 +2,12 @@
 // can be read, beside the least that a checked load has to do ([limit]) and beside the tools that people
 // use: curl, rclone, gcsfuse, transfermanager, and Run:ai's model streamer.
 //
-// There are three sets. Cold is the way from the bucket to readable bytes. Warm is what the second pod on a
+// There are four sets. Cold is the way from the bucket to readable bytes. Warm is what the second pod on a
 // node pays. Links is the same with a network between, whose rates have the ratio to what this machine can
 // do that, say, 5, 16 and 100 Gbit/s have to a node whose own limit is 100: how much of the link each tool uses, and
-// how much later than ideal a reader is ready that reads as vLLM does ([replay]).
+// how much later than ideal a reader is ready that reads as vLLM does ([replay]), with O_DIRECT or by Run:ai's
+// streamer. Servers is a real vLLM on the CPU ([vllm]), from the moment its load begins until it has answered
+// with a token, over networks that take so many seconds for the model.
 //
 // All of them read the same objects from one server. Each run begins with an empty folder on a tmpfs of
 // huge pages whose memory has been touched, and the ways take turns, another one first in each round. After
@@ -40,10 +42,11 @@ const (
 	Cold  = "cold"
 	Warm  = "warm"
 	Links = "links"
+	Serve = "servers"
 )
 
 // Names are the names of all sets.
-var Names = []string{Cold, Warm, Links}
+var Names = []string{Cold, Warm, Links, Serve}
 
 // Config says what to measure.
 type Config struct {
@@ -53,10 +56,17 @@ type Config struct {
 	Sets      []string      // see [Names]
 	Rounds    int           // how often each way runs
 	Gbits     []int         // networks of the set Links, in Gbit/s of a node whose own limit is a network of 100
-	RoundTrip time.Duration // of those
+	RoundTrip time.Duration // of those, and of the set Serve's
 	Stream    float64       // Gbit/s of one of their connections
 	HeadStart time.Duration // how long a reader does not read weights, in the set Links
 	Peers     Peers
+
+	// The set Serve's.
+	VLLM       string   // the environment that bench/vllm/install.sh made; what it keeps is in VLLM-cache beside it
+	Seconds    []int    // networks, by how long the transfer of the model alone takes
+	ServerWays []string // some of [ServerWays]
+	Keep       string   // file of the runs so far: they count, and each one is added when it has ended; "" for none
+
 	BucketDir string // where the bucket's folder is made: a tmpfs
 	Scratch   string // where homes and mounts are made
 	Environ   []string
@@ -81,6 +91,7 @@ type bench struct {
 	bucket   *server.Server
 	url      string // of the bucket, with nothing between
 	others   []way
+	walks    map[string]float64 // what ranks take from memory, in seconds, by their kind and number
 	result   Result
 }
 
@@ -89,11 +100,12 @@ const (
 	bucketName = "models"
 	plain      = "plain" // prefix of the objects that were uploaded in one piece and have an MD5
 	slack      = 1 << 30 // bytes beside the model's: records, state, memory of processes
+	serverRoom = 4 << 30 // bytes of a vLLM beside its weights, which it may have twice for a while
 )
 
 // Run measures. The result is filled as far as it came, also when there is an error.
 func Run(ctx context.Context, cfg Config) (_ Result, err error) {
-	b := &bench{Config: cfg}
+	b := &bench{Config: cfg, walks: map[string]float64{}}
 	if b.memory, err = place.New(cfg.BucketDir, prefix); err != nil {
 		return Result{}, err
 	}
@@ -117,11 +129,13 @@ func (b *bench) run(ctx context.Context) error {
 		return err
 	}
 	defer b.bucket.End()
-	b.others = b.peers()
+	if slices.Contains(b.Sets, Cold) || slices.Contains(b.Sets, Links) {
+		b.others = b.peers()
+	}
 	for _, set := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{Cold, b.cold}, {Warm, b.warm}, {Links, b.links}} {
+	}{{Cold, b.cold}, {Warm, b.warm}, {Links, b.links}, {Serve, b.servers}} {
 		if !slices.Contains(b.Sets, set.name) {
 			continue
 		}
@@ -143,6 +157,9 @@ func (b *bench) mountMedium() error {
 	need := medium + size        // and the bucket's
 	if b.Peers.Rclone != "" {
 		need += size
+	}
+	if slices.Contains(b.Sets, Serve) {
+		need += 2*size + serverRoom
 	}
 	if !memory.Fits(need) {
 		return &RoomError{Free: max(0, memory.Free()), Want: need}

@@ -88,9 +88,10 @@ func config(t *testing.T, sets ...string) Config {
 	repo, models := smallRepo(t)
 	return Config{
 		Self: self, Repo: repo, Hub: []string{"--dir", models}, Sets: sets, Rounds: 1,
-		Gbits: []int{50, 100}, RoundTrip: time.Millisecond, Stream: 20, HeadStart: 50 * time.Millisecond,
+		Gbits: []int{50}, RoundTrip: time.Millisecond, Stream: 20, HeadStart: 50 * time.Millisecond,
+		VLLM: fakeVenv(t, test), Seconds: []int{2, 1}, ServerWays: ServerWays,
 		Peers:     Peers{Curl: filepath.Join(programs, "curl"), Python: filepath.Join(programs, "python")},
-		BucketDir: t.TempDir(), Scratch: t.TempDir(), Environ: os.Environ(), Say: func(line string) { t.Log(line) },
+		BucketDir: t.TempDir(), Scratch: t.TempDir(), Environ: append(os.Environ(), "SERVER_STARTS=/dev/null"), Say: func(line string) { t.Log(line) },
 	}
 }
 
@@ -172,10 +173,13 @@ func fakeCurl() error {
 
 // fakePython is Run:ai's streamer, for the one tensor of the small model.
 func fakePython() error {
-	if os.Args[1] != "-c" || !strings.Contains(os.Args[2], "runai_model_streamer") || len(os.Args) != 5 {
+	if os.Args[1] == "-" {
+		return fakeServer()
+	}
+	if os.Args[1] != "-c" || !strings.Contains(os.Args[2], "runai_model_streamer") || len(os.Args) < 5 {
 		return fmt.Errorf("called with %q", os.Args[1:])
 	}
-	data, err := body(os.Args[3] + "/" + strings.TrimPrefix(os.Args[4], "gs://"))
+	data, err := streamedFile(os.Args[3], os.Args[4:])
 	if err != nil {
 		return err
 	}
@@ -184,6 +188,18 @@ func fakePython() error {
 		data[7]++
 	}
 	return json.NewEncoder(os.Stdout).Encode(streamed{1, 0.5, weightsSize, crc32.Checksum(data, manifest.Castagnoli)})
+}
+
+// streamedFile is the one that is named, of the bucket, or by the FIFO.
+func streamedFile(bucket string, files []string) ([]byte, error) {
+	if files[0] != "--from" {
+		return body(bucket + "/" + strings.TrimPrefix(files[0], "gs://"))
+	}
+	list, err := os.ReadFile(files[1])
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(strings.TrimSuffix(string(list), "\n"))
 }
 
 // TestSets runs all of them on a small model.
@@ -199,7 +215,7 @@ func TestSets(t *testing.T) {
 	}
 	cold := []string{limitName, nodeName, fetchName, grpcName, streamName, curlName, runaiName}
 	across := []string{limitName, nodeName, runaiName}
-	for i, want := range [][]string{cold, across, across} {
+	for i, want := range [][]string{cold, across} {
 		l := r.Loads[i]
 		if len(l.Ways) != len(want) || len(l.Goals) == 0 {
 			t.Fatalf("%s: %d ways, %d goals", l.Name, len(l.Ways), len(l.Goals))
@@ -212,7 +228,7 @@ func TestSets(t *testing.T) {
 				t.Errorf("%s: %s: a reader took %+v", l.Name, w.Name, w.Reader)
 			}
 		}
-		if starts := len(l.Starts); starts != 3 && i > 0 || starts != 0 && i == 0 {
+		if starts := len(l.Starts); starts != 7 && i > 0 || starts != 0 && i == 0 {
 			t.Errorf("%s: %d starts", l.Name, starts)
 		}
 		for _, s := range l.Starts {
@@ -221,11 +237,24 @@ func TestSets(t *testing.T) {
 			}
 		}
 	}
+	if s := r.Servers; s == nil || len(s.Plain.Runs) != 2 || len(s.Over) != 2 || s.Over[0].Transfer != 1 {
+		t.Errorf("%+v", s)
+	}
+	for _, o := range r.Servers.Over {
+		if len(o.Starts) != 4 || o.Link.Total != r.Bytes/int64(o.Transfer) || o.Link.Stream != o.Link.Total*20/16 || len(o.Goals) != 1 {
+			t.Errorf("%+v", o)
+		}
+		for _, x := range o.Starts {
+			if len(x.Runs) != 2 || (x.Name == fetchStart().name) != (x.Runs[0].Before > 0.5) {
+				t.Errorf("%+v", x)
+			}
+		}
+	}
 	if w := r.Loads[0].way(runaiName); w.Rate.Median != weightsSize || w.CPU.Median*weightsSize < 0.49e9 {
 		t.Errorf("what a tool says of its own time is not taken: %+v", w)
 	}
 	// No way is faster than its network, but for what the relay lets through at once.
-	for _, l := range r.Loads[1:3] {
+	for _, l := range r.Loads[1:] {
 		for _, w := range l.Ways[:2] {
 			if w.Rate.Max > 1.3*float64(l.Link.Total) {
 				t.Errorf("%s: %s: %.0f bytes a second of %d", l.Name, w.Name, w.Rate.Max, l.Link.Total)
@@ -293,7 +322,6 @@ func TestWrongBytes(t *testing.T) {
 func TestInterrupted(t *testing.T) {
 	for _, after := range []string{limitName, nodeName, fetchName, streamName, "published in", "all weights"} {
 		cfg := config(t, Names...)
-		cfg.Gbits = cfg.Gbits[:1]
 		ctx, cancel := context.WithCancelCause(t.Context())
 		interrupted := errors.New("interrupted")
 		cfg.Say = func(line string) {

@@ -122,13 +122,24 @@ func gcsfuseWay(name string, mode []string) way {
 	var dir string
 	return way{
 		name: name, checks: unchecked,
-		ready: func(ctx context.Context, a *attempt) (err error) { dir, err = mountBucket(ctx, a, mode); return err },
-		load:  func(ctx context.Context, a *attempt) error { return a.read(ctx, dir) },
+		ready: func(ctx context.Context, a *attempt) (err error) {
+			dir, err = mountBucket(ctx, a, mode, readAhead)
+			return err
+		},
+		load: func(ctx context.Context, a *attempt) error { return a.read(ctx, dir) },
 	}
 }
 
+// How far the kernel reads ahead on gcsfuse's mounts, in KiB. With 128, the default, it has half of the rate; 1024
+// is what GKE's own tuning advises for models. A reader of mappings then still waits for one request after
+// the other: of 1024, 16384 and 131072 it is fastest with the second, over a network six times as fast as with the first.
+const (
+	readAhead   = 1024
+	mappedAhead = 16384
+)
+
 // mountBucket mounts the bucket with gcsfuse and returns where the model is in it.
-func mountBucket(ctx context.Context, a *attempt, mode []string) (string, error) {
+func mountBucket(ctx context.Context, a *attempt, mode []string, ahead int) (string, error) {
 	at, err := folder(a.home, "mnt")
 	if err != nil {
 		return "", err
@@ -151,9 +162,8 @@ func mountBucket(ctx context.Context, a *attempt, mode []string) (string, error)
 	if err != nil {
 		return "", err
 	}
-	// As GKE's own tuning advises for models: 128 KiB, the default, costs half of the rate.
-	ahead := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
-	if err := os.WriteFile(ahead, []byte("1024"), 0); err != nil {
+	knob := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
+	if err := os.WriteFile(knob, fmt.Append(nil, ahead), 0); err != nil {
 		return "", fmt.Errorf("raising the read-ahead of gcsfuse: %w", err)
 	}
 	return filepath.Join(at, strings.TrimSuffix(a.model().Object(""), "/")), nil

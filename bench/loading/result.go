@@ -21,6 +21,7 @@ type Result struct {
 	LeftOut []string `json:"left_out,omitempty"` // peers that are not here
 	Loads   []Loads  `json:"loads,omitempty"`    // of the sets cold and links
 	Second  *Second  `json:"second_pod,omitempty"`
+	Servers *Servers `json:"servers,omitempty"`
 }
 
 // Loads is how the ways compare at one network.

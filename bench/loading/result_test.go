@@ -39,6 +39,22 @@ func result() *Result {
 			l.Starts[i].sum()
 		}
 	}
+	r.Servers = &Servers{
+		Plain: ServerStart{Name: plainServer, Runs: []ServerRun{{First: 100, Wanted: 50, Loaded: 52}, {First: 102, Wanted: 52, Loaded: 54}}},
+		Over: []ServersOver{
+			{Transfer: 20, Link: link.Shape{Total: 250e6, Stream: 30e6, RoundTrip: 10e6}, Starts: []ServerStart{
+				{Name: startName, Runs: []ServerRun{{First: 102, Wanted: 51, Loaded: 53}, {First: 105, Wanted: 51, Loaded: 54}}},
+				{Name: runaiServer, Runs: []ServerRun{{First: 122, Wanted: 51, Loaded: 73}}},
+			}},
+			{Transfer: 60, Link: link.Shape{Total: 80e6, Stream: 10e6}, Starts: []ServerStart{
+				{Name: startName, Runs: []ServerRun{{First: 112, Wanted: 51, Loaded: 63}}},
+				{Name: nodeRunaiServer, Runs: []ServerRun{{First: 111, Wanted: 51, Loaded: 63}}},
+				{Name: bufferedName},
+				{Name: runaiServer, Runs: []ServerRun{{First: 160, Wanted: 51, Loaded: 111}}},
+			}},
+		},
+	}
+	r.Servers.sum()
 	cold.Goals, far.Goals = coldGoals(&cold), linkGoals(&far)
 	r.Loads = []Loads{cold, far}
 	r.Second = &Second{Rounds: 5}
@@ -80,6 +96,12 @@ func TestGoals(t *testing.T) {
 	if over := startName + ", tensor parallel 1: per cent over the ideal"; !reached[over] || got[over] < 3.9 || got[over] > 4.1 {
 		t.Errorf("over the ideal: %v", got[over])
 	}
+	if goals := r.Servers.Over[0].Goals; len(goals) != 1 || goals[0].Reached != true || goals[0].Got < 2.4 || goals[0].Got > 2.5 {
+		t.Errorf("a transfer that fits into the head start: %+v", goals)
+	}
+	if goals := r.Servers.Over[1].Goals; len(goals) != 1 || !goals[0].Reached || goals[0].Got != 0.7 {
+		t.Errorf("a transfer that takes longer: %+v", goals)
+	}
 	if goals := r.Second.Goals; goals[0].Reached || goals[1].Reached {
 		t.Errorf("%+v", goals)
 	}
@@ -109,12 +131,12 @@ func TestSVG(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{limitName, streamName, bufferedName, startName + ", tensor parallel 1", "2 processors <fast>", "104.0 s, ideal 100.0 s", "450 MB/s, 1.50 CPU-s/GB, unchecked"} {
+	for _, want := range []string{limitName, streamName, bufferedName, startName + ", tensor parallel 1", "2 processors <fast>", "104.0 s, ideal 100.0 s", "450 MB/s, 1.50 CPU-s/GB, unchecked", runaiServer, "103.5 s, weights in 2.5 s"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %q in %s", want, text.String())
 		}
 	}
-	if rects != 1+5+1+2 {
+	if rects != 1+5+1+2+3+4 {
 		t.Errorf("%d rects", rects)
 	}
 	if empty := (&Result{Loads: []Loads{{Name: Cold, Ways: []Way{{Name: nodeName}}}}}).SVG(); bytes.Contains(empty, []byte("NaN")) {

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/headstart-serving/headstart/bench/replay"
 	"github.com/headstart-serving/headstart/manifest"
@@ -17,55 +14,76 @@ import (
 // start is how a server gets its model while it starts.
 type start struct {
 	name    string
-	readers int
-	// begin begins the load, as soon as the clock runs, and returns the folder that the readers are to read.
-	ready func(context.Context, *attempt) error
-	begin func(context.Context, *attempt) (string, error)
-	done  func(context.Context) error // may be nil
+	by      kind // its ranks' way to read
+	readers int  // ranks of one server
+	ready   func(context.Context, *attempt) error
+	begin   func(context.Context, *attempt) (string, error) // begins the load, as soon as the clock runs, and returns the model's folder
+	done    func(context.Context) error                     // may be nil
 }
 
 // startName is the name of our starts, and how many ranks the server has.
 const startName = "headstart node"
 
 func (b *bench) startWays() []start {
-	list := []start{nodeStart(1), nodeStart(2), {
-		name: "headstart fetch, then start", readers: 1,
-		ready: func(context.Context, *attempt) error { return nil },
-		begin: func(ctx context.Context, a *attempt) (string, error) { return a.dir, fetchWay(fetchName).load(ctx, a) },
-	}}
+	kinds := []kind{mapped, direct}
+	if b.Peers.Python != "" {
+		kinds = append(kinds, runai)
+	}
+	var list []start
+	for _, k := range kinds {
+		for _, readers := range []int{1, 2} {
+			s := nodeStart()
+			s.by, s.readers = k, readers
+			s.name = fmt.Sprintf("%s, %s, tensor parallel %d", startName, k.name, readers)
+			list = append(list, s)
+		}
+	}
+	list = append(list, fetchStart())
 	if b.Peers.GCSFuse != "" {
-		var dir string
-		list = append(list, start{
-			name: bufferedName, readers: 1,
-			ready: func(ctx context.Context, a *attempt) (err error) {
-				dir, err = mountBucket(ctx, a, bufferedMode)
-				return err
-			},
-			begin: func(context.Context, *attempt) (string, error) { return dir, nil },
-		})
+		list = append(list, gcsfuseStart())
 	}
 	return list
 }
 
-func nodeStart(readers int) start {
+func nodeStart() start {
 	var n *node
 	return start{
-		name: fmt.Sprintf("%s, tensor parallel %d", startName, readers), readers: readers,
+		name: startName, by: mapped, readers: 1,
 		ready: func(ctx context.Context, a *attempt) (err error) { n, err = startNode(ctx, a); return err },
 		begin: func(ctx context.Context, _ *attempt) (string, error) { return n.publish(ctx) },
 		done:  func(ctx context.Context) error { return n.end(ctx) },
 	}
 }
 
+func fetchStart() start {
+	return start{
+		name: "headstart fetch, then start", by: mapped, readers: 1,
+		ready: func(context.Context, *attempt) error { return nil },
+		begin: func(ctx context.Context, a *attempt) (string, error) { return a.dir, fetchWay(fetchName).load(ctx, a) },
+	}
+}
+
+func gcsfuseStart() start {
+	var dir string
+	return start{
+		name: bufferedName, by: mapped, readers: 1,
+		ready: func(ctx context.Context, a *attempt) (err error) {
+			dir, err = mountBucket(ctx, a, bufferedMode, mappedAhead)
+			return err
+		},
+		begin: func(context.Context, *attempt) (string, error) { return dir, nil },
+	}
+}
+
 // starts runs each kind of start in each round.
 func (b *bench) starts(ctx context.Context, l *Loads, at string) error {
-	walk, err := b.fromMemory(ctx)
-	if err != nil {
-		return err
-	}
 	transfer := float64(b.manifest.Size()) / float64(l.Link.Total)
 	list := b.startWays()
 	for _, s := range list {
+		walk, err := b.fromMemory(ctx, s)
+		if err != nil {
+			return fmt.Errorf("%s, from memory: %w", s.name, err)
+		}
 		l.Starts = append(l.Starts, Start{
 			Name: s.name, Readers: s.readers, HeadStart: b.HeadStart.Seconds(), Ideal: max(b.HeadStart.Seconds()+walk, transfer),
 		})
@@ -89,70 +107,60 @@ func (b *bench) starts(ctx context.Context, l *Loads, at string) error {
 	return nil
 }
 
-// fromMemory returns how long a reader takes, in seconds, when all bytes are plain files in memory.
-func (b *bench) fromMemory(ctx context.Context) (seconds float64, err error) {
-	if err := b.touch(ctx, 1); err != nil {
-		return 0, err
+// fromMemory returns how long a start's ranks take, in seconds, when all bytes are plain files in memory.
+// No network plays a part in that: it is measured once.
+func (b *bench) fromMemory(ctx context.Context, s start) (seconds float64, err error) {
+	key := fmt.Sprint(s.by.name, s.readers)
+	if seconds, ok := b.walks[key]; ok {
+		return seconds, nil
 	}
-	a, err := b.attempt(b.url)
-	defer func() { err = errors.Join(err, a.close()) }()
-	if err != nil {
-		return 0, err
+	s.name, s.done = "plain files", nil
+	s.ready = func(ctx context.Context, a *attempt) error { return fetchWay(fetchName).load(ctx, a) }
+	s.begin = func(_ context.Context, a *attempt) (string, error) { return a.dir, nil }
+	err = b.reading(ctx, s, b.url, 0, func(_, from, to time.Time) { seconds = to.Sub(from).Seconds() })
+	if err == nil {
+		b.walks[key] = seconds
 	}
-	if err := fetchWay(fetchName).load(ctx, a); err != nil {
-		return 0, err
-	}
-	var r replay.Result
-	if err := a.tool(ctx, &r, a.Self, "replay", a.dir, "--json"); err != nil {
-		return 0, err
-	}
-	return r.Phase(replay.Start).Seconds() + r.Phase(replay.Weights).Seconds(), nil
+	return seconds, err
 }
 
-// start runs one start and returns how long it took until the last reader had its last weight, in seconds.
+// start runs one start and returns how long it took until the last rank had its last weight, in seconds.
 func (b *bench) start(ctx context.Context, s start, at string) (took float64, err error) {
-	if err := b.touch(ctx, 1); err != nil {
-		return 0, err
+	err = b.reading(ctx, s, at, b.HeadStart, func(began, _, to time.Time) { took = to.Sub(began).Seconds() })
+	return took, err
+}
+
+// reading runs one start and says when the load began, when the first rank began, and when the last one had all.
+func (b *bench) reading(ctx context.Context, s start, at string, head time.Duration, say func(began, from, to time.Time)) (err error) {
+	if err := b.touch(ctx, 2); err != nil { // the model's, and that of ranks which map nothing
+		return err
 	}
 	a, err := b.attempt(at)
 	defer func() { err = errors.Join(err, a.close()) }()
 	if err != nil {
-		return 0, err
+		return err
 	}
-	sums := filepath.Join(a.home, "sha256sums")
-	if err := b.writeSums(sums); err != nil {
-		return 0, err
+	list, err := a.ranks(ctx, s.by, s.readers)
+	if err != nil {
+		return err
 	}
 	if err := s.ready(ctx, a); err != nil {
-		return 0, err
+		return err
 	}
 	began := time.Now()
 	dir, err := s.begin(ctx, a)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	results := make([]replay.Result, s.readers)
-	g, reading := errgroup.WithContext(ctx)
-	for i := range results {
-		g.Go(func() error {
-			var cpu float64
-			var memory int64
-			return a.command(reading, &results[i], &cpu, &memory, a.Self, "replay", dir, "--json", "--expect", sums, "--head-start", b.HeadStart.String())
-		})
+	from, to, err := together(ctx, list, dir, head)
+	if err != nil {
+		return err
 	}
-	if err := g.Wait(); err != nil {
-		return 0, err
-	}
-	for _, r := range results {
-		if !r.Verified {
-			return 0, errors.New("a reader has compared nothing")
-		}
-		took = max(took, r.Began.Sub(began).Seconds()+r.Phase(replay.Weights).End)
-	}
+	say(began, from, to)
 	if s.done != nil {
 		err = s.done(ctx)
 	}
-	return took, err
+	return err
 }
 
 func (b *bench) writeSums(path string) error {

@@ -1,6 +1,7 @@
-"""Streams a model's weights from an embedded bucket with Run:ai's model streamer into this process's memory.
+"""Streams a model's weights with Run:ai's model streamer into this process's memory.
 
-usage: streamer.py URL FILE…      each FILE is gs://BUCKET/OBJECT
+usage: streamer.py URL FILE…            each FILE is gs://BUCKET/OBJECT in the bucket at URL, or a path
+       streamer.py URL --from FIFO      the FILEs are the lines that come out of it; it is opened when all is imported
 
 Prints one JSON object: seconds and processor time from the first request to the last tensor, without what
 Python and torch take to start; bytes of tensors; and, computed afterwards, one crc32c over all tensors in
@@ -27,6 +28,9 @@ def processor():
     return t.user + t.system
 
 
+if FILES[0] == "--from":
+    with open(FILES[1]) as fifo:
+        FILES = fifo.read().splitlines()
 began, used = time.monotonic(), processor()
 tensors = {}
 with SafetensorsStreamer() as streamer:

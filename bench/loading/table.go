@@ -24,6 +24,9 @@ func (r *Result) Write(w io.Writer) error {
 	if s := r.Second; s != nil {
 		s.write(&b)
 	}
+	if s := r.Servers; s != nil {
+		s.write(&b)
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -67,6 +70,34 @@ func (s *Second) write(b *strings.Builder) {
 	fmt.Fprintf(b, "  publish, ms: %s\n", s.Publish.In("%.1f", 1e-3))
 	fmt.Fprintf(b, "  whole model by mmap, MB/s: %s; the same as plain files: %s\n", s.Mount.In("%.0f", 1e6), s.Native.In("%.0f", 1e6))
 	score.WriteGoals(b, s.Goals)
+}
+
+func (s *Servers) write(b *strings.Builder) {
+	fmt.Fprintf(b, "\n%s: vLLM, from the load's begin to its first token\n", Serve)
+	if n := len(s.Plain.Runs); n > 0 {
+		fmt.Fprintf(b, "  on %s: %s s, weights wanted after %.1f s (%s)\n", s.Plain.Name, s.Plain.First.In("%.1f", 1), s.Plain.wanted(), runs(n))
+	}
+	for _, o := range s.Over {
+		fmt.Fprintf(b, "  %s\n", o.title())
+		t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
+		fmt.Fprintln(t, "  way\tfirst token, s\tover the plain copy, %\tweights, s\truns")
+		for _, x := range o.Starts {
+			if len(x.Runs) == 0 {
+				continue // it was ended before
+			}
+			over := "-"
+			if len(s.Plain.Runs) > 0 {
+				over = x.Over.In("%.1f", 0.01)
+			}
+			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%d\n", x.Name, x.First.In("%.1f", 1), over, x.Late.In("%.1f", 1), len(x.Runs))
+		}
+		t.Flush()
+		score.WriteGoals(b, o.Goals)
+	}
+}
+
+func (o *ServersOver) title() string {
+	return fmt.Sprintf("a transfer of %g s: %s/s, %s/s for a single stream, a round trip of %v", o.Transfer, score.Bytes(o.Link.Total), score.Bytes(o.Link.Stream), o.Link.RoundTrip)
 }
 
 func runs(n int) string {

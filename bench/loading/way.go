@@ -72,13 +72,17 @@ func (b *bench) peers() []way {
 		{"Run:ai's model streamer", b.Peers.Python, func() []way { return []way{runaiWay()} }},
 	} {
 		if x.program == "" {
-			b.say("%s is not measured, for it is not here: make bench-load brings it", x.name)
-			b.result.LeftOut = append(b.result.LeftOut, x.name)
+			b.leaveOut(x.name)
 			continue
 		}
 		list = append(list, x.ways()...)
 	}
 	return list
+}
+
+func (b *bench) leaveOut(peer string) {
+	b.say("%s is not measured, for it is not here: make bench-load brings it", peer)
+	b.result.LeftOut = append(b.result.LeftOut, peer)
 }
 
 // curlWay is one curl for all files, one after the other over one connection.

@@ -13,7 +13,8 @@ import (
 // step is how much is copied at a time, in bytes.
 const step = 4 << 20
 
-// mapping is a shard as torch holds it: mapped whole, privately, its descriptor closed.
+// mapping is a shard as torch holds it: mapped whole, privately, its descriptor closed. One that was read
+// by [reader.direct] is anonymous memory.
 type mapping struct {
 	path  string
 	bytes []byte
@@ -46,7 +47,7 @@ func (r *reader) mapFile(path string) (*mapping, error) {
 }
 
 func (m *mapping) unmap() {
-	_ = unix.Munmap(m.bytes) // fails only for what is not mapped
+	_ = unix.Munmap(m.bytes[:cap(m.bytes)]) // fails only for what is not mapped
 }
 
 // walk copies n bytes from off into buf, one step after the other, and hands each step to each,

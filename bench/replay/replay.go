@@ -15,6 +15,9 @@
 // reader lost because a byte was not in memory when it wanted it. It contains waiting for the
 // network, serving through FUSE, and a processor that the loading side was using.
 //
+// With [Config.Direct] the reader is another one: weights and again read the shards whole, 16 pieces of
+// 8 MiB side by side, into memory of their own, and copy nothing.
+//
 // The check has a phase of its own because sha256 is slower than the memory it reads: it would be
 // most of what weights measured. It sees the same pages, through the same mappings.
 //
@@ -36,6 +39,9 @@ type Config struct {
 	Dir       string
 	HeadStart time.Duration // between start and weights; vLLM's imports take 15 to 20 s
 	Order     string        // of the weights, one of [Orders]; "" is [Natural]
+	// Direct reads each shard whole into memory of its own, with O_DIRECT where the file system takes it,
+	// as Run:ai's streamer and InstantTensor do; only in natural order.
+	Direct bool
 	// Want is the sha256 of each file of the model by its slash-separated path. It has to be complete:
 	// a file that is missing, or more than these, is an error. Nil leaves check out.
 	Want map[string]manifest.Digest
@@ -79,6 +85,7 @@ type Result struct {
 	Weights  int64     `json:"weight_bytes"`
 	Shards   int       `json:"shards"`
 	Tensors  int       `json:"tensors"`
+	Direct   int       `json:"direct_opens,omitempty"` // of shards that could be opened with O_DIRECT, again included
 	Phases   []Phase   `json:"phases"`
 	First    float64   `json:"first_weight_s"` // when the first 4 MiB of weights were there
 	Stall    float64   `json:"stall_s"`

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"math/rand/v2"
@@ -17,6 +18,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/headstart-serving/headstart/manifest"
 )
@@ -108,6 +111,66 @@ func TestRunReadsAndVerifiesEverything(t *testing.T) {
 	}
 	if s, w := r.Phase(Start), r.Phase(Weights); r.Phase(Again).Bytes != s.Bytes+w.Bytes || r.Bytes != s.Bytes+w.Bytes {
 		t.Errorf("read %d and %d bytes, again %d", s.Bytes, w.Bytes, r.Phase(Again).Bytes)
+	}
+}
+
+// TestDirect: the same bytes without a mapping, from a file system that takes O_DIRECT and from one that refuses it.
+func TestDirect(t *testing.T) {
+	for _, sizes := range [][]int{{1}, {piece - 1000}, {piece}, {2*piece + 4097}, {pieces * piece, 1}} {
+		dir := t.TempDir()
+		names := []string{"a", "b"}[:len(sizes)]
+		data, text := shard(rand.NewChaCha8([32]byte{3}), names, sizes), []byte("{}")
+		put(t, dir, "a.safetensors", data)
+		put(t, dir, "config.json", text)
+		want := map[string]manifest.Digest{"a.safetensors": sha256.Sum256(data), "config.json": sha256.Sum256(text)}
+		r, err := Run(t.Context(), Config{Dir: dir, Want: want, Direct: true})
+		if err != nil || !r.Verified || r.First == 0 {
+			t.Fatalf("%v: %+v, %v", sizes, r, err)
+		}
+		opened := 2
+		if f, err := os.OpenFile(filepath.Join(dir, "a.safetensors"), os.O_RDONLY|unix.O_DIRECT, 0); err != nil {
+			opened = 0
+		} else {
+			f.Close()
+		}
+		if r.Direct != opened {
+			t.Errorf("%v: %d opens with O_DIRECT, want %d", sizes, r.Direct, opened)
+		}
+	}
+	// What is read is what is compared, not what a mapping would show later.
+	dir, want := model(t)
+	r := newReader(Config{Dir: dir, Want: want, Direct: true})
+	defer r.close()
+	if n, err := r.weights(t.Context(), true); err != nil || n != weightBytes {
+		t.Fatalf("%d, %v", n, err)
+	}
+	put(t, dir, "model-2-of-10.safetensors", []byte("another"))
+	if _, sum, err := r.sum(t.Context(), "model-2-of-10.safetensors"); err != nil || sum != want["model-2-of-10.safetensors"] {
+		t.Errorf("%v, %v", sum, err)
+	}
+	if _, err := r.weights(t.Context(), false); err == nil {
+		t.Error("a shard that has become short is read")
+	}
+}
+
+// TestDirectShort: a file that ends before its size is an error that names it.
+func TestDirectShort(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, "a.safetensors", make([]byte, piece))
+	r := newReader(Config{Dir: dir, Direct: true})
+	f, err := os.Open(filepath.Join(dir, "a.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	err = r.fill(t.Context(), f, "a.safetensors", make([]byte, 2*piece), 2*piece)
+	if !errors.Is(err, io.EOF) || !strings.Contains(err.Error(), "a.safetensors") {
+		t.Errorf("%v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.fill(ctx, f, "a.safetensors", make([]byte, piece), piece); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
 	}
 }
 

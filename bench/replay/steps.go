@@ -95,7 +95,7 @@ func (r *reader) weights(ctx context.Context, keep bool) (int64, error) {
 		if err != nil {
 			return n, err
 		}
-		m, err := r.mapFile(path)
+		m, err := r.hold(ctx, path)
 		if err != nil {
 			return n, err
 		}
@@ -105,8 +105,10 @@ func (r *reader) weights(ctx context.Context, keep bool) (int64, error) {
 			defer m.unmap() // all of them stay mapped until the last tensor was copied, as in vLLM
 		}
 		for e := range extents(r.cfg.Order, h.Tensors) {
-			if err := m.walk(ctx, r.buf, e.off, e.n, func(_ []byte, off int64) { r.step(path, off) }); err != nil {
-				return n, err
+			if !r.cfg.Direct { // else it is in this process's memory already
+				if err := m.walk(ctx, r.buf, e.off, e.n, func(_ []byte, off int64) { r.step(path, off) }); err != nil {
+					return n, err
+				}
 			}
 			n += e.n
 		}
@@ -114,6 +116,14 @@ func (r *reader) weights(ctx context.Context, keep bool) (int64, error) {
 	}
 	r.result.Shards, r.result.Tensors = len(files), tensors
 	return n, nil
+}
+
+// hold makes a shard's bytes available: mapped, so that they come when they are touched, or read.
+func (r *reader) hold(ctx context.Context, path string) (*mapping, error) {
+	if r.cfg.Direct {
+		return r.direct(ctx, path)
+	}
+	return r.mapFile(path)
 }
 
 func (r *reader) step(path string, off int64) {

@@ -55,9 +55,16 @@ site=$("$dir/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib
 mkdir -p "$site/vllm-$vllm+cpu.dist-info"
 printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$vllm" >"$site/vllm-$vllm+cpu.dist-info/METADATA"
 
+# Without bytecode a Python that may not write it, by PYTHONDONTWRITEBYTECODE, compiles all of it in each start,
+# for half a minute. A few files of packages are templates, or for other Pythons, and do not compile.
+"$dir/bin/python" -m compileall -q -j 0 "$site" >/dev/null || true
+
 "$dir/bin/python" - <<'EOF_PYTHON' || fail "vLLM does not load in $dir: see the line above"
 import importlib.metadata
-import torch, vllm._C  # a library of the system that is missing fails here and not in the middle of a demo
+import torch
+from vllm.platforms import current_platform
+current_platform.import_kernels()  # those of this processor; a library of the system that is missing fails here and not in the middle of a demo
+assert hasattr(torch.ops._C, "rms_norm")  # which vLLM only warns of
 assert importlib.metadata.version("vllm").endswith("+cpu")
 EOF_PYTHON
 echo "$want" >"$dir/.installed"

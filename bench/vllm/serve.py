@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Start vLLM's server on a model directory, ask it twice, and print when each step of its start was done.
+"""Start vLLM's server on a model, ask it, and print when each step of its start was done.
 
     serve.py --venv DIR MODEL_DIR [--cache DIR] [--log FILE] [--port N] [-- FLAGS OF VLLM...]
 
@@ -9,8 +9,8 @@ The last thing on stdout is one JSON object:
      "completion": {"token_ids": [...], "text": "..."}, "chat": {...}}
 
 Seconds count from the start of the server process. Steps are also told on stderr as they happen.
-Both questions are asked at temperature 0 and without an end-of-sequence, so the same weights give the
-same token ids. Nothing of the server is left when this ends, by itself, by SIGINT or SIGTERM, or with --follow
+The first token is that of a chat which ends with it. All is asked at temperature 0 and without an
+end-of-sequence, so the same weights give the same token ids. Nothing of the server is left when this ends, by itself, by SIGINT or SIGTERM, or with --follow
 when its parent is gone: no process, no shared memory, no socket. Exit status: 0 when the server
 answered, 1 when not (the object is printed all the same, with the end of the log). Python 3.9, no packages.
 """
@@ -38,7 +38,7 @@ STEPS = (
     ("engine_imported", "Initializing a V1 LLM engine"),
     ("worker_imported", "Starting to load model"),
     ("weights_wanted", "Filesystem type for checkpoints|Loading safetensors using Runai"),
-    ("weights_loaded", "Loading weights took"),
+    ("weights_loaded", "Loading weights took|Loading safetensors using Runai Model Streamer: 100%"),
     ("engine_ready", r"init engine \(profile"),
     ("http_up", "Application startup complete"),
 )
@@ -164,11 +164,12 @@ def ask(base, path, **question):
     return {"token_ids": choice["token_ids"], "text": text}
 
 
+def chat(base, **more):
+    return ask(base, "/v1/chat/completions", messages=[{"role": "user", "content": "say something"}], **more)
+
+
 def questions(base):
-    return {
-        "completion": ask(base, "/v1/completions", prompt="the quick brown fox"),
-        "chat": ask(base, "/v1/chat/completions", messages=[{"role": "user", "content": "say something"}]),
-    }
+    return {"completion": ask(base, "/v1/completions", prompt="the quick brown fox"), "chat": chat(base)}
 
 
 def phases(steps):
@@ -187,7 +188,7 @@ def arguments():
     argv = sys.argv[1:]
     cut = argv.index("--") if "--" in argv else len(argv)
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument("model", help="directory of the model")
+    a.add_argument("model", help="directory of the model, or what --load-format takes instead of one")
     a.add_argument("--venv", required=True, help="the directory that install.sh made")
     a.add_argument("--cache", help="VLLM_CACHE_ROOT; one that is kept saves inspecting the model again")
     a.add_argument("--log", default=os.devnull, help="file for the server's output, each line with its time")
@@ -223,6 +224,8 @@ def main():
                     break
                 if healthy(base):
                     server.reached("ready")
+                    chat(base, max_tokens=1)
+                    server.reached("first_token")
                     result.update(questions(base), ready=True)
                     server.reached("answered")
                     break

@@ -24,10 +24,11 @@ var script []byte
 // Config says what to serve.
 type Config struct {
 	Venv  string    // the directory that install.sh made
-	Dir   string    // the model
+	Dir   string    // the model; or the URL of a bucket's folder, for a load format that takes one
 	Cache string    // kept between runs, so that vLLM need not inspect the model again; "" for vLLM's own
 	Log   string    // file for the server's output; "" for none
 	Steps io.Writer // a line when a step is done; nil for none
+	Flags []string  // of vLLM's own
 	// Environ is the server's environment; nil for this process's. serve.py adds what vLLM needs.
 	Environ []string
 }
@@ -74,7 +75,8 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	if cfg.Log != "" {
 		args = append(args, "--log", cfg.Log)
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(cfg.Venv, "bin", "python"), append(args, cfg.Dir)...)
+	args = append(append(args, cfg.Dir, "--"), cfg.Flags...)
+	cmd := exec.CommandContext(ctx, filepath.Join(cfg.Venv, "bin", "python"), args...)
 	var stdout bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(script), &stdout, cfg.Steps
 	cmd.Env = cfg.Environ

@@ -96,7 +96,7 @@ func TestRun(t *testing.T) {
 	if !r.Ready || !slices.Equal(r.Completion.Tokens, []int{1, 2, 3}) || !slices.Equal(r.Chat.Tokens, []int{4, 5}) || r.Chat.Text != "chat" {
 		t.Errorf("%+v", r)
 	}
-	if len(r.Steps) != 10 || len(r.Phases) != 8 {
+	if len(r.Steps) != 11 || len(r.Phases) != 8 {
 		t.Errorf("%d steps, %d phases: %+v", len(r.Steps), len(r.Phases), r)
 	}
 	at := 0.0

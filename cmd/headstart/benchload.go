@@ -31,14 +31,18 @@ processor time and memory, and whether the goals are met. Every byte that any wa
 
 The sets: cold is from the bucket to readable bytes over loopback; warm is what a second pod pays; links
 has networks between, with the ratio to what this machine can receive that 5, 16 and 100 Gbit/s have to a
-node whose own limit is 100, and readers that read as vLLM does.
+node whose own limit is 100, and readers that read as vLLM does, with O_DIRECT, and by Run:ai's streamer;
+servers starts a real vLLM, which make demo-vllm installs, over networks that take --seconds for the
+model, and waits for its first token. A start takes one to two minutes on two cores. With --keep FILE
+what has been measured is kept, and a run that was interrupted, or has more rounds, goes on from there.
 
 It needs root and /dev/fuse, as a node does. Bucket and network are processes of their own, on this
 machine, and nothing is left behind. make bench-load installs the other tools, but for Run:ai's streamer:
 --python names an interpreter that has it, such as bench/vllm/install.sh makes.`,
 		Example: `  make bench-load
   sudo headstart bench load --model gemma-3-270m --set cold --rounds 1
-  sudo headstart bench load --set links --model gemma-3-270m --json --svg load.svg`,
+  sudo headstart bench load --set links --model gemma-3-270m --json --svg load.svg
+  sudo headstart bench load --set servers --vllm .cache/vllm --seconds 20 --ways plain,node,runai --keep starts.json`,
 		Args: cobra.NoArgs,
 	}
 	f := cmd.Flags()
@@ -46,14 +50,18 @@ machine, and nothing is left behind. make bench-load installs the other tools, b
 	f.StringSliceVar(&cfg.Sets, "set", []string{loading.Cold, loading.Warm}, "`NAMES` of "+strings.Join(loading.Names, ", "))
 	f.IntVar(&cfg.Rounds, "rounds", 3, "how often each way runs")
 	f.IntSliceVar(&cfg.Gbits, "gbit", []int{5, 16, 100}, "networks of the set links, in `GBIT` a second of a node whose own limit is 100")
-	f.DurationVar(&cfg.RoundTrip, "round-trip", 10*time.Millisecond, "of the networks of the set links")
-	f.Float64Var(&cfg.Stream, "stream", 2, "`GBIT` a second of one stream of a network of 100, in the set links")
+	f.DurationVar(&cfg.RoundTrip, "round-trip", 10*time.Millisecond, "of the networks of the sets links and servers")
+	f.Float64Var(&cfg.Stream, "stream", 2, "`GBIT` a second of one stream of a network of 100 in the set links, of 16 in the set servers")
 	f.DurationVar(&cfg.HeadStart, "head-start", 3*time.Second, "how long a reader reads no weights, in the set links; vLLM's imports take 15s to 20s")
 	f.StringVar(&cfg.Peers.Curl, "curl", "", "the `PROGRAM` curl (default: the one in the PATH)")
 	f.StringVar(&cfg.Peers.Rclone, "rclone", "", "the `PROGRAM` rclone (default: the one in the PATH)")
 	f.StringVar(&cfg.Peers.GCSFuse, "gcsfuse", "", "the `PROGRAM` gcsfuse (default: the one in the PATH)")
 	f.StringVar(&cfg.Peers.Manager, "manager", "", "the `PROGRAM` of bench/clients/manager")
 	f.StringVar(&cfg.Peers.Python, "python", "", "a `PYTHON` that has runai-model-streamer[gcs]")
+	f.StringVar(&cfg.VLLM, "vllm", "", "`DIR` where bench/vllm/install.sh put a vLLM, for the set servers; DIR-cache is kept beside it")
+	f.IntSliceVar(&cfg.Seconds, "seconds", []int{5, 20, 60}, "networks of the set servers, by how many `SECONDS` they take for the model")
+	f.StringSliceVar(&cfg.ServerWays, "ways", loading.ServerWays, "`WAYS` of the set servers: "+strings.Join(loading.ServerWays, ", "))
+	f.StringVar(&cfg.Keep, "keep", "", "`FILE` of the starts of the set servers so far")
 	f.StringVar(&cfg.BucketDir, "bucket-dir", "/dev/shm", "`DIR` where the bucket is made; a disk is slower than a bucket")
 	f.StringVar(&cfg.Scratch, "scratch-dir", os.TempDir(), "`DIR` for homes and mounts")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object, with every run")
@@ -64,8 +72,22 @@ machine, and nothing is left behind. make bench-load installs the other tools, b
 				return usageError{fmt.Errorf("--set %s: want %s", s, strings.Join(loading.Names, ", "))}
 			}
 		}
+		for _, w := range cfg.ServerWays {
+			if !slices.Contains(loading.ServerWays, w) {
+				return usageError{fmt.Errorf("--ways %s: want %s", w, strings.Join(loading.ServerWays, ", "))}
+			}
+		}
+		if slices.Contains(cfg.Sets, loading.Serve) {
+			var err error
+			if cfg.VLLM, err = vllmAt(cfg.VLLM); err != nil {
+				return err
+			}
+		}
 		if slices.ContainsFunc(cfg.Gbits, func(g int) bool { return g < 1 || g > 100 }) {
 			return usageError{errors.New("--gbit is from 1 to 100")}
+		}
+		if slices.ContainsFunc(cfg.Seconds, func(s int) bool { return s < 1 }) {
+			return usageError{errors.New("--seconds is at least 1")}
 		}
 		if cfg.Rounds < 1 || cfg.Stream <= 0 || cfg.RoundTrip < 0 || cfg.HeadStart < 0 {
 			return usageError{errors.New("--rounds is at least 1, --stream is more than 0, --round-trip and --head-start are not negative")}
@@ -85,7 +107,7 @@ machine, and nothing is left behind. make bench-load installs the other tools, b
 		ctx, stop := untilCleaned(cmd.Context())
 		defer stop()
 		r, err := loading.Run(ctx, cfg)
-		if err != nil && len(r.Loads) == 0 {
+		if err != nil && len(r.Loads) == 0 && r.Servers == nil {
 			return classified(err)
 		}
 		if err != nil { // minutes have gone into what there is

@@ -60,12 +60,9 @@ Nothing is left behind.`,
 			return usageError{fmt.Errorf("--road %s: want %s or %s", cfg.Road, demo.Node, demo.Fetch)}
 		}
 		if venv != "" {
-			dir, err := filepath.Abs(venv)
+			dir, err := vllmAt(venv)
 			if err != nil {
 				return err
-			}
-			if _, err := os.Stat(filepath.Join(dir, "bin", "vllm")); err != nil {
-				return usageError{fmt.Errorf("no vLLM in %s: run bench/vllm/install.sh %[1]s", venv)}
 			}
 			cfg.VLLM = &demo.VLLM{Venv: dir, Cache: dir + "-cache"}
 		}
@@ -86,6 +83,18 @@ Nothing is left behind.`,
 		return p.drawDemo(&r)
 	}
 	return cmd
+}
+
+// vllmAt returns the absolute path of the environment that bench/vllm/install.sh has made in dir.
+func vllmAt(dir string) (string, error) {
+	path, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(filepath.Join(path, "bin", "vllm")); dir == "" || err != nil {
+		return "", usageError{fmt.Errorf("no vLLM in %q: name in --vllm where bench/vllm/install.sh put one", dir)}
+	}
+	return path, nil
 }
 
 // untilCleaned makes sure that no signal ends the process before the demo has cleaned up: not a second
