@@ -314,7 +314,6 @@ func removing(t *testing.T, open func() stager.Store) {
 	nothing(t, s, manifest.Private)
 }
 
-
 func cancelled(t *testing.T, open func() stager.Store) {
 	s, data := open(), Bytes(30_000)
 	u, err := s.Upload(t.Context(), key, dir, int64(len(data)))
