@@ -62,10 +62,10 @@ func (e *Engine) totals() totals {
 }
 
 func (now totals) since(last totals) window {
-	throttled := now.throttled - last.throttled
+	throttled, ended := now.throttled-last.throttled, now.arrived-last.arrived
 	return window{
-		rate: float64(now.bytes - last.bytes), crowded: now.crowded,
-		refused: throttled > 0 && 2*throttled > now.arrived-last.arrived,
+		rate: float64(now.bytes - last.bytes), ended: ended, crowded: now.crowded,
+		refused: throttled > 0 && 2*throttled > ended,
 	}
 }
 

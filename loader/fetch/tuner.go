@@ -32,6 +32,7 @@ func newTuner(width, least, most int) *tuner {
 // window is what the tuner sees of one.
 type window struct {
 	rate    float64 // bytes, in any unit
+	ended   int     // chunks that came or failed
 	crowded bool    // chunks waited for others to end; else a load came to its end, and the rate is no measure
 	refused bool    // the bucket said more often that it is too much than it gave a chunk
 }
@@ -55,19 +56,20 @@ func (t *tuner) next(w window) int {
 	case t.rest > 0:
 		t.rest--
 	default:
-		t.change(w.rate)
+		t.change(w)
 	}
 	return t.width
 }
 
-// change begins a trial.
-func (t *tuner) change(rate float64) {
+// change begins a trial. Fewer streams show only when those that are too many have ended their chunks: where
+// that takes longer than a window, on a slow link, they are not tried.
+func (t *tuner) change(w window) {
 	more := t.width < t.most
 	switch {
-	case t.width > t.least && (t.down || !more):
-		t.try(-1, max(t.width/2, t.least), rate)
+	case t.width > t.least && (t.down || !more) && w.ended >= t.width:
+		t.try(-1, max(t.width/2, t.least), w.rate)
 	case more:
-		t.try(+1, min(2*t.width, t.most), rate)
+		t.try(+1, min(2*t.width, t.most), w.rate)
 	}
 	t.down = false
 }

@@ -23,7 +23,7 @@ func TestTuner(t *testing.T) {
 			out, width := 0, 8
 			const n = 2000
 			for i := range n {
-				width = tuner.next(window{rate: c.rate(width) * (0.95 + random.Float64()/10), crowded: true})
+				width = tuner.next(window{rate: c.rate(width) * (0.95 + random.Float64()/10), ended: 100, crowded: true})
 				if width < 2 || width > 64 {
 					t.Fatalf("width %d", width)
 				}
@@ -35,6 +35,17 @@ func TestTuner(t *testing.T) {
 				t.Errorf("%d of %d windows were not from %d to %d wide", out, n, c.least, c.most)
 			}
 		})
+	}
+}
+
+// On a link so slow that a chunk takes many windows fewer streams are not tried: the rate would fall when
+// nobody looks any more.
+func TestTunerOnASlowLink(t *testing.T) {
+	tuner := newTuner(8, 2, 64)
+	for i := range 1000 {
+		if got := tuner.next(window{rate: 100, ended: i % 2, crowded: true}); got < 8 {
+			t.Fatalf("window %d: %d", i, got)
+		}
 	}
 }
 
