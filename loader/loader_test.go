@@ -98,7 +98,7 @@ func TestPublishAgain(t *testing.T) {
 		t.Errorf("%+v", s.Leases)
 	}
 	// The bucket's ref moves on; the target stays what it was.
-	b.Objects[manifest.RefKey("google/gemma", "main")] = []byte(strings.Repeat("0", 40))
+	b.Replace(manifest.RefKey("google/gemma", "main"), []byte(strings.Repeat("0", 40)))
 	publish(t, n, m, at)
 	// A mount that somebody took away comes back.
 	if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {

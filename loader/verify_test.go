@@ -101,8 +101,7 @@ func TestVerify(t *testing.T) {
 
 	// Without the bucket.
 	key := m.Manifest.Model.Object("w-2")
-	object := b.Objects[key]
-	delete(b.Objects, key)
+	object := b.Replace(key, nil)
 	spoil()
 	if c, err := verify(t, n, m); err == nil || !slices.Equal(c.Wrong, want) {
 		t.Errorf("%+v, %v", c, err)
@@ -110,7 +109,7 @@ func TestVerify(t *testing.T) {
 	if e := n.Status().Entries[0]; e.State != "failed" || e.Reason == "" {
 		t.Errorf("%+v", e)
 	}
-	b.Objects[key] = object
+	b.Replace(key, object)
 	wait(t, n, m)
 	check(t, at, m)
 	unpublish(t, n, at)

@@ -17,7 +17,7 @@ import (
 	"github.com/headstart-serving/headstart/manifest"
 )
 
-// Memory is a source in memory. Its fields are set before it is used.
+// Memory is a source in memory. Its fields are set before it is used; [Memory.Replace] is for later.
 type Memory struct {
 	Objects map[string][]byte
 
@@ -53,6 +53,19 @@ func (s *Memory) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.requests)
+}
+
+// Replace changes an object while the source is used, and returns what was there; nil removes it.
+func (s *Memory) Replace(key string, data []byte) (old []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old = s.Objects[key]
+	if data == nil {
+		delete(s.Objects, key)
+	} else {
+		s.Objects[key] = data
+	}
+	return old
 }
 
 // Refreshes returns how often the engine asked for new connections.
