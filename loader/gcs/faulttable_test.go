@@ -210,7 +210,7 @@ func (w *world) load(t *testing.T, c *cache.Cache, m *fetchtest.Model, patience 
 		t.Error(err)
 		return nil
 	}
-	e := fetch.New(fetch.Config{Source: src, Streams: 3, Log: quiet(), Stall: 1500 * time.Millisecond, Patience: patience})
+	e := fetch.New(fetch.Config{Source: src, Streams: 3, Log: quiet(), Stall: 3 * time.Second, Patience: patience})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- e.Run(ctx) }()
@@ -324,7 +324,7 @@ type verdicts struct{ final, harmless, either, wrong map[string]bool }
 func (w *world) judge(t *testing.T, rows []row, models []*fetchtest.Model, v verdicts) {
 	right, named := 0, 0
 	var mu sync.Mutex
-	w.run(t, models, 4*time.Second, func(i int, err error) {
+	w.run(t, models, 8*time.Second, func(i int, err error) {
 		r := rows[i]
 		mu.Lock()
 		defer mu.Unlock()

@@ -158,7 +158,7 @@ func load(t *testing.T, src fetch.Source, m *fetchtest.Model) (*fetch.Load, *cac
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := fetch.New(fetch.Config{Source: src, Streams: 4, Log: quiet(), Stall: time.Second})
+	e := fetch.New(fetch.Config{Source: src, Streams: 4, Log: quiet(), Stall: 5 * time.Second}) // longer than a busy machine holds up a test that counts requests
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- e.Run(ctx) }()
