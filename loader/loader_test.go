@@ -443,10 +443,10 @@ func TestAtOnce(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	m := model(t, "google/gemma")
 	b := newBucket(m)
-	b.release()
 	n := startNode(t, t.TempDir(), b)
 	at := target(t)
 	publish(t, n, m, at)
+	b.release() // not before: a model that is complete is shown without opens
 	check(t, at, m)
 	wait(t, n, m)
 	registry := prometheus.NewPedanticRegistry()
