@@ -31,7 +31,7 @@ const charged = "the node's cgroup, which receives the models; readers of a comp
 // caller has m's token.
 func (l *Loader) makeEntry(m *model) (*cache.Entry, error) {
 	places := l.cfg.Cache.Places()
-	if slices.ContainsFunc(l.cfg.Cache.Entries(), func(e *cache.Entry) bool { return e.ID() == m.id }) {
+	if l.cfg.Cache.Find(m.id) != nil {
 		return l.cfg.Cache.EntryAt(places[0], m.m, m.raw)
 	}
 	var refused []string

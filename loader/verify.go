@@ -44,15 +44,14 @@ func (l *Loader) Verify(ctx context.Context, ref manifest.Reference, progress fu
 	}
 	m := l.hold(mf, raw)
 	defer l.release(m)
-	all := l.cfg.Cache.Entries()
-	i := slices.IndexFunc(all, func(e *cache.Entry) bool { return e.ID() == m.id })
-	if i < 0 || !all[i].Complete() {
+	e := l.cfg.Cache.Find(m.id)
+	if e == nil || !e.Complete() {
 		return fetch.Fail(fs.ErrNotExist, "%s is not complete on this node, and what arrives is verified: nothing to verify", mf.Model)
 	}
 	if progress == nil {
 		progress = func(Check) {}
 	}
-	e, c := all[i], Check{Model: mf.Model.String(), Size: mf.Size(), Wrong: []string{}}
+	c := Check{Model: mf.Model.String(), Size: mf.Size(), Wrong: []string{}}
 	to := l.cfg.Cache.Copy(e)
 	if to != nil && to.Complete() {
 		c.Size *= 2

@@ -97,26 +97,31 @@ func TestAdapts(t *testing.T) {
 	}
 }
 
-// TestSplitsChunks has buffers for few chunks, so that it takes parts of chunks to have 8 reads in flight.
+// TestSplitsChunks has buffers for few chunks, so that it takes parts of chunks to have 8 reads in flight; and
+// buffers for all, so that only the first chunks come in parts.
 func TestSplitsChunks(t *testing.T) {
 	const chunk = 4 << 20
-	r, bucket := shards(4*chunk/chunkSize+3), stagertest.NewBucket(t)
+	r, bucket := shards(8*chunk/chunkSize+3), stagertest.NewBucket(t)
 	source := &memory{repo: r}
 	s := stager.New(stager.Config{Source: source, Store: bucket.Store(nil), ChunkSize: chunk, Memory: 4 * chunk})
 	result, err := s.Stage(t.Context(), manifest.Reference{Repo: r.name})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(source.fetched); n != 2*4+1 {
-		t.Errorf("%d ranges, want two of 2 MiB for each of 4 chunks, and one for the last", n)
+	if n := len(source.fetched); n != 2*8+1 {
+		t.Errorf("%d ranges, want two of 2 MiB for each of 8 chunks, and one for the last", n)
 	}
-	if f := result.Manifest.Files[0]; len(f.Chunks) != 5 {
+	if f := result.Manifest.Files[0]; len(f.Chunks) != 9 {
 		t.Errorf("%d sums", len(f.Chunks))
 	}
 	// Another division gives the same sums: what is in the manifest does not depend on it.
-	other := stager.New(stager.Config{Source: &memory{repo: r}, Store: stagertest.NewBucket(t).Store(nil), ChunkSize: chunk, Memory: 32 * chunk, Streams: 1})
+	source = &memory{repo: r}
+	other := stager.New(stager.Config{Source: source, Store: stagertest.NewBucket(t).Store(nil), ChunkSize: chunk, Memory: 32 * chunk})
 	if again, err := other.Stage(t.Context(), manifest.Reference{Repo: r.name}); err != nil || again.Sum != result.Sum {
 		t.Errorf("%v, %v", again.Sum, err)
+	}
+	if n := len(source.fetched); n != 2*4+4+1 {
+		t.Errorf("%d ranges, want two for each of the first 4 chunks, and one for each of the others", n)
 	}
 }
 

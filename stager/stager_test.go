@@ -289,7 +289,7 @@ func TestWrongPartIsFoundOut(t *testing.T) {
 	if bucket.RemovePart(path, 0) == 0 {
 		t.Fatal("no part is left")
 	}
-	if _, err := stage(t, &memory{repo: r}, bucket.Store(nil)); !errors.As(err, &mismatch) || mismatch.Path != path {
+	if _, err := stage(t, &memory{repo: r}, bucket.Store(nil)); !errors.As(err, &mismatch) || mismatch.Path != path || !strings.Contains(err.Error(), "run again") {
 		t.Errorf("the run that meets the wrong part: %v", err)
 	}
 	if _, err := stage(t, &memory{repo: r}, bucket.Store(nil)); err != nil {

@@ -45,7 +45,7 @@ const (
 // servings are the ways that are wanted and can be, the ideal first.
 func (b *bench) servings() []serving {
 	all := []serving{
-		plainServing(), {start: nodeStart(), word: "node"}, nodeRunaiServing(), {start: fetchStart(), word: "fetch"},
+		{start: plainStart(), word: "plain"}, {start: nodeStart(), word: "node"}, nodeRunaiServing(), {start: fetchStart(), word: "fetch"},
 		{start: gcsfuseStart(), word: "gcsfuse"}, runaiServing(),
 	}
 	return slices.DeleteFunc(all, func(s serving) bool {
@@ -58,14 +58,6 @@ func (b *bench) servings() []serving {
 		}
 		return missing
 	})
-}
-
-func plainServing() serving {
-	return serving{word: "plain", start: start{
-		name:  plainServer,
-		ready: func(ctx context.Context, a *attempt) error { return fetchWay(fetchName).load(ctx, a) },
-		begin: func(_ context.Context, a *attempt) (string, error) { return a.dir, nil },
-	}}
 }
 
 func nodeRunaiServing() serving {
@@ -117,7 +109,7 @@ func (b *bench) servers(ctx context.Context) error {
 	}
 	for round := range b.Rounds {
 		if plain {
-			if err := b.once(ctx, plainServing(), &s.Plain, round, b.url); err != nil {
+			if err := b.once(ctx, serving{start: plainStart()}, &s.Plain, round, b.url); err != nil {
 				return err
 			}
 		}
@@ -236,7 +228,7 @@ func (b *bench) inspect(ctx context.Context) error {
 		return err
 	}
 	b.say("%s: the first start with this cache does not count", Serve)
-	_, err = b.serve(ctx, plainServing(), b.url)
+	_, err = b.serve(ctx, serving{start: plainStart()}, b.url)
 	return err
 }
 

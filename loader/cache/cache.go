@@ -246,7 +246,7 @@ func (c *Cache) EntryAt(p *Place, m *manifest.Manifest, raw []byte) (*Entry, err
 	c.making.Lock()
 	defer c.making.Unlock()
 	id := ID(m.Model, manifest.Sum(raw))
-	if e := c.find(id); e != nil {
+	if e := c.Find(id); e != nil {
 		if sum := manifest.Sum(raw); e.sum != sum {
 			// Half a sum can be made to collide; the whole one is what a pin pins.
 			return nil, fail(fs.ErrExist, "entry %s in %s is of another manifest, %s, not %s: remove it first", id, c.dir, e.sum, sum)
@@ -283,7 +283,8 @@ func (c *Cache) make(p *Place, m *manifest.Manifest, raw []byte) (*Entry, error)
 	return e, nil
 }
 
-func (c *Cache) find(id string) *Entry {
+// Find returns the entry of that ID, nil if there is none.
+func (c *Cache) Find(id string) *Entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.entries[id]
@@ -308,7 +309,7 @@ func (c *Cache) sorted(entries map[string]*Entry) []*Entry {
 func (c *Cache) Remove(e *Entry) error {
 	c.making.Lock()
 	defer c.making.Unlock()
-	if c.find(e.id) != e && !c.IsCopy(e) {
+	if c.Find(e.id) != e && !c.IsCopy(e) {
 		return fmt.Errorf("entry %s is not in the cache: %w", e.id, fs.ErrNotExist)
 	}
 	if err := e.Release(); err != nil {

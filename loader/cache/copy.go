@@ -41,7 +41,7 @@ func (c *Cache) IsCopy(e *Entry) bool {
 func (c *Cache) MakeCopy(e *Entry) (*Entry, error) {
 	c.making.Lock()
 	defer c.making.Unlock()
-	if c.find(e.id) != e || e.place == c.behind {
+	if c.Find(e.id) != e || e.place == c.behind {
 		return nil, fmt.Errorf("entry %s is not in memory: %w", e.id, fs.ErrNotExist)
 	}
 	if there := c.Copy(e); there != nil {

@@ -110,8 +110,11 @@ func (c *Client) returns(ctx context.Context) bool {
 
 // Verify reads a model on the node back and mends it, see [loader.Loader.Verify].
 func (c *Client) Verify(ctx context.Context, ref manifest.Reference, progress func(loader.Check)) error {
+	wrong := []string{}
 	return c.lines(ctx, "/v1/verify", ref, func(l line) {
 		if l.Checked != nil && progress != nil {
+			wrong = append(wrong, l.Checked.Wrong...)
+			l.Checked.Wrong = wrong
 			progress(*l.Checked)
 		}
 	})

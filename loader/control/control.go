@@ -5,7 +5,7 @@
 //	POST /v1/publish    {"model":"org/name@rev","target":"/path","layout":"plain"}   a loader.Published
 //	POST /v1/unpublish  {"target":"/path"}                          {}
 //	POST /v1/wait       {"model":"org/name@rev"}                    lines of {"progress":…}, then {"done":true} or {"error":…}
-//	POST /v1/verify     {"model":"org/name@rev"}                    lines of {"checked":…}, then {"done":true} or {"error":…}
+//	POST /v1/verify     {"model":"org/name@rev"}                    lines of {"checked":…}, with what was found wrong since the last one, then {"done":true} or {"error":…}
 //	GET  /v1/order?model=org/name@rev                               what package order has of the model
 //	GET  /v1/status                                                 a loader.Status
 //

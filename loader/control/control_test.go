@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -67,7 +68,12 @@ func (f *fake) Wait(ctx context.Context, ref manifest.Reference, progress func(l
 func (f *fake) Verify(_ context.Context, ref manifest.Reference, progress func(loader.Check)) error {
 	f.asked <- "verify " + ref.String()
 	progress(loader.Check{Model: ref.String(), Checked: 1})
-	progress(loader.Check{Model: ref.String(), Checked: 2, Wrong: []string{"a at 0 (disk)"}})
+	wrong := []string{"a at 0 (disk)"}
+	progress(loader.Check{Model: ref.String(), Checked: 2, Wrong: wrong})
+	for n := range int64(2) { // together more than fits into a line
+		wrong = append(wrong, slices.Repeat([]string{strings.Repeat("b", 90)}, 8000)...)
+		progress(loader.Check{Model: ref.String(), Checked: 3 + n, Wrong: wrong})
+	}
 	return f.err
 }
 
@@ -146,7 +152,10 @@ func TestRoundTrip(t *testing.T) {
 		t.Error(err)
 	}
 	var found []string
-	if err := c.Verify(t.Context(), parse(t, "a/b@v2"), func(c loader.Check) { found = append(found, fmt.Sprint(c.Checked, c.Wrong)) }); err != nil || !reflect.DeepEqual(found, []string{"1 []", "2 [a at 0 (disk)]"}) {
+	err = c.Verify(t.Context(), parse(t, "a/b@v2"), func(c loader.Check) {
+		found = append(found, fmt.Sprint(c.Checked, c.Wrong[:min(1, len(c.Wrong))], len(c.Wrong)))
+	})
+	if err != nil || !reflect.DeepEqual(found, []string{"1 [] 0", "2 [a at 0 (disk)] 1", "3 [a at 0 (disk)] 8001", "4 [a at 0 (disk)] 16001"}) {
 		t.Errorf("%q, %v", found, err)
 	}
 	if s, err := c.Status(t.Context()); err != nil || !reflect.DeepEqual(s, f.Status()) {
