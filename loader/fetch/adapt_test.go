@@ -67,7 +67,7 @@ func TestStreamsFollow(t *testing.T) {
 		least, most int           // streams
 		within      time.Duration // eight streams need 8 s, the link alone 0 s or 8 s
 	}{
-		"a limit on each": {1e12, 64, 64, 3 * time.Second},
+		"a limit on each": {1e12, 64, 64, 2 * time.Second},
 		"a limit on all":  {8 * mib, 8, 16, 9 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {

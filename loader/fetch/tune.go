@@ -11,6 +11,7 @@ import (
 const (
 	leastStreams = 2
 	tuneWindow   = 250 * time.Millisecond
+	riseWindow   = 100 * time.Millisecond // of the tuner's rise
 )
 
 // tune fits the number of streams to what they bring, while there are loads. It starts more of them when
@@ -24,7 +25,13 @@ func (e *Engine) tune(ctx context.Context, streams *sync.WaitGroup) {
 		case <-ctx.Done():
 			return
 		}
-		tick := time.NewTicker(tuneWindow)
+		every := func() time.Duration {
+			if t.rising {
+				return riseWindow
+			}
+			return tuneWindow
+		}
+		tick := time.NewTicker(every())
 		t.settling = true
 		for last := e.totals(); e.loading(); {
 			select {
@@ -36,6 +43,7 @@ func (e *Engine) tune(ctx context.Context, streams *sync.WaitGroup) {
 			now := e.totals()
 			width := t.next(now.since(last))
 			last = now
+			tick.Reset(every())
 			if width > started {
 				e.grow(ctx, streams, width-started)
 				started = width
@@ -48,6 +56,7 @@ func (e *Engine) tune(ctx context.Context, streams *sync.WaitGroup) {
 
 // totals is what a window is the difference of.
 type totals struct {
+	at        time.Time
 	bytes     int64
 	arrived   int // chunks that came or failed
 	throttled int
@@ -58,13 +67,13 @@ func (e *Engine) totals() totals {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	_, more := e.peek()
-	return totals{bytes: e.received.Load(), arrived: e.taken - e.busy, throttled: e.throttled, crowded: more && e.busy >= e.width}
+	return totals{at: time.Now(), bytes: e.received.Load(), arrived: e.taken - e.busy, throttled: e.throttled, crowded: more && e.busy >= e.width}
 }
 
 func (now totals) since(last totals) window {
 	throttled, ended := now.throttled-last.throttled, now.arrived-last.arrived
 	return window{
-		rate: float64(now.bytes - last.bytes), ended: ended, crowded: now.crowded,
+		rate: float64(now.bytes-last.bytes) / now.at.Sub(last.at).Seconds(), ended: ended, crowded: now.crowded,
 		refused: throttled > 0 && 2*throttled > ended,
 	}
 }

@@ -4,10 +4,14 @@ package fetch
 // brings clearly more bytes, as it does where each connection is slow for itself (a long round trip, a
 // cap on every stream); it halves them while that costs nothing, and in between it leaves them alone for
 // longer and longer. Where something else is the limit (the processor, the link, the bucket) more of
-// them bring nothing, and it stays where it is. It is pure: it sees windows of equal length and no clock.
+// them bring nothing, and it stays where it is. It begins with a rise: on a fast network with a cap on
+// every stream, the first seconds are much of a load. It is pure: it sees windows and no clock.
 type tuner struct {
 	least, most int
 	width       int // chunks at once
+
+	rising bool // it has not yet found a width at which twice the streams bring much less than twice the bytes
+	looked int  // windows of the rise since it doubled
 
 	settling bool    // the window is that of a change, or of a beginning: it says nothing
 	trying   int     // +1 or -1 while a change is on trial, else 0
@@ -20,18 +24,20 @@ type tuner struct {
 
 const (
 	gain     = 1.2  // what twice the streams must bring, as a factor
+	rise     = 1.5  // … for the rise to go on
+	looks    = 3    // windows of the rise in which they may do so: a connection and a first byte take their time
 	noLoss   = 0.97 // what half of them must keep
 	minPause = 4    // windows
 	maxPause = 128  // windows
 )
 
 func newTuner(width, least, most int) *tuner {
-	return &tuner{least: least, most: max(most, width), width: width, settling: true, pause: minPause}
+	return &tuner{least: least, most: max(most, width), width: width, settling: true, rising: true, pause: minPause}
 }
 
 // window is what the tuner sees of one.
 type window struct {
-	rate    float64 // bytes, in any unit
+	rate    float64 // bytes a second, or in any other unit
 	ended   int     // chunks that came or failed
 	crowded bool    // chunks waited for others to end; else a load came to its end, and the rate is no measure
 	refused bool    // the bucket said more often that it is too much than it gave a chunk
@@ -41,7 +47,7 @@ type window struct {
 func (t *tuner) next(w window) int {
 	switch {
 	case w.refused:
-		t.trying, t.settling = 0, true
+		t.trying, t.settling, t.rising = 0, true, false
 		t.width = max(t.width/2, t.least)
 		t.rest, t.pause = t.pause, min(2*t.pause, maxPause)
 	case w.rate == 0 || !w.crowded: // an outage, or little to do: no measure
@@ -51,6 +57,8 @@ func (t *tuner) next(w window) int {
 		t.settling = true
 	case t.settling:
 		t.settling = false
+	case t.rising:
+		t.climb(w.rate)
 	case t.trying != 0:
 		t.judge(w.rate)
 	case t.rest > 0:
@@ -59,6 +67,22 @@ func (t *tuner) next(w window) int {
 		t.change(w)
 	}
 	return t.width
+}
+
+// climb is a window of the rise.
+func (t *tuner) climb(rate float64) {
+	t.looked++
+	switch {
+	case t.trying == 0 || rate >= t.base*rise:
+		t.trying, t.looked, t.rising = 0, 0, t.width < t.most
+		if t.rising {
+			t.try(+1, min(2*t.width, t.most), rate)
+			t.settling = false
+		}
+	case t.looked == looks:
+		t.rising = false
+		t.judge(rate)
+	}
 }
 
 // change begins a trial. Fewer streams show only when those that are too many have ended their chunks: where

@@ -38,6 +38,37 @@ func TestTuner(t *testing.T) {
 	}
 }
 
+// The first windows are short, and few: that of the beginning, one to compare with, and one for each doubling
+// whose streams are slow for themselves, though new ones bring nothing in half of the window that they come in.
+func TestTunerRises(t *testing.T) {
+	for name, c := range map[string]struct {
+		rate    func(width int) float64
+		windows int
+		want    int
+	}{
+		"a cap on each stream":    {func(w int) float64 { return float64(w) }, 5, 64},
+		"a link that 20 fill":     {func(w int) float64 { return float64(min(w, 20)) }, 7, 32},
+		"a link that 8 fill":      {func(w int) float64 { return float64(min(w, 8)) }, 5, 8},
+		"fewer would do the same": {func(int) float64 { return 1 }, 5, 8},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tuner := newTuner(8, 2, 64)
+			width, before := 8, 8
+			for i := range c.windows {
+				if !tuner.rising {
+					t.Errorf("no rise in window %d", i)
+				}
+				now := (c.rate(before) + c.rate(width)) / 2
+				before = width
+				width = tuner.next(window{rate: now, ended: 100, crowded: true})
+			}
+			if width != c.want || c.want < 64 && tuner.rising {
+				t.Errorf("%d streams, rising %t", width, tuner.rising)
+			}
+		})
+	}
+}
+
 // On a link so slow that a chunk takes many windows fewer streams are not tried: the rate would fall when
 // nobody looks any more.
 func TestTunerOnASlowLink(t *testing.T) {
