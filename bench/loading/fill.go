@@ -43,7 +43,7 @@ func (b *bench) fill(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	cmd := child.Command(ctx, b.Self, "stage", b.Repo.Name(), "--json")
+	cmd := child.Command(ctx, b.Self, "stage", b.Repo.Name(), "--json", "--chunk-size", fmt.Sprint(b.Part))
 	cmd.Env = append(b.environ(home, b.url), "HF_ENDPOINT="+h.Lines[0])
 	var out, said child.Tail
 	cmd.Stdout, cmd.Stderr = &out, &said

@@ -55,6 +55,7 @@ type Config struct {
 	Hub       []string      // flags of `headstart hub`, for it to serve Repo
 	Sets      []string      // see [Names]
 	Rounds    int           // how often each way runs
+	Part      int64         // bytes that a request is for: chunks of the model, and parts of the peers that can be told; a power of two
 	Gbits     []int         // networks of the set Links, in Gbit/s of a node whose own limit is a network of 100
 	RoundTrip time.Duration // of those, and of the set Serve's
 	Stream    float64       // Gbit/s of one of their connections
@@ -121,7 +122,7 @@ func Run(ctx context.Context, cfg Config) (_ Result, err error) {
 }
 
 func (b *bench) run(ctx context.Context) error {
-	b.result = Result{Machine: score.Machine(), Load: load()}
+	b.result = Result{Machine: score.Machine(), Load: load(), Part: b.Part}
 	if err := b.mountMedium(); err != nil {
 		return err
 	}

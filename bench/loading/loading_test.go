@@ -87,7 +87,7 @@ func config(t *testing.T, sets ...string) Config {
 	}
 	repo, models := smallRepo(t)
 	return Config{
-		Self: self, Repo: repo, Hub: []string{"--dir", models}, Sets: sets, Rounds: 1,
+		Self: self, Repo: repo, Hub: []string{"--dir", models}, Sets: sets, Rounds: 1, Part: 1 << 20,
 		Gbits: []int{50}, RoundTrip: time.Millisecond, Stream: 20, HeadStart: 50 * time.Millisecond,
 		VLLM: fakeVenv(t, test), Seconds: []int{2, 1}, ServerWays: ServerWays,
 		Peers:     Peers{Curl: filepath.Join(programs, "curl"), Python: filepath.Join(programs, "python")},

@@ -97,15 +97,17 @@ func streamWay() way {
 	}
 }
 
-// The modes of gcsfuse.
-var (
-	plainMode    = []string{}
-	bufferedMode = []string{"--enable-buffered-read"}
-	cacheMode    = []string{
+// The modes of gcsfuse, which counts parts in MiB.
+func bufferedMode(part int64) []string {
+	return []string{"--enable-buffered-read", fmt.Sprintf("--read-block-size-mb=%d", max(part>>20, 1))}
+}
+
+func cacheMode(part int64) []string {
+	return []string{
 		"--file-cache-max-size-mb=-1", "--file-cache-enable-parallel-downloads", "--file-cache-parallel-downloads-per-file=16",
-		"--file-cache-download-chunk-size-mb=16", "--cache-dir",
+		fmt.Sprintf("--file-cache-download-chunk-size-mb=%d", max(part>>20, 1)), "--cache-dir",
 	} // and the folder
-)
+}
 
 const (
 	plainName    = gcsfuseName + ": plain"
@@ -113,8 +115,8 @@ const (
 	cacheName    = gcsfuseName + ": file cache, parallel downloads"
 )
 
-func gcsfuseWays() []way {
-	return []way{gcsfuseWay(plainName, plainMode), gcsfuseWay(bufferedName, bufferedMode), gcsfuseWay(cacheName, cacheMode)}
+func gcsfuseWays(part int64) []way {
+	return []way{gcsfuseWay(plainName, nil), gcsfuseWay(bufferedName, bufferedMode(part)), gcsfuseWay(cacheName, cacheMode(part))}
 }
 
 // gcsfuseWay reads through a mount that is there already.

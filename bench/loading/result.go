@@ -19,6 +19,7 @@ type Result struct {
 	Load    string   `json:"load_average_before"` // 1, 5 and 15 minutes
 	LoadEnd string   `json:"load_average_after"`
 	LeftOut []string `json:"left_out,omitempty"` // peers that are not here
+	Part    int64    `json:"part"`               // bytes of a chunk, and of what the peers that can be told ask for at a time
 	Loads   []Loads  `json:"loads,omitempty"`    // of the sets cold and links
 	Second  *Second  `json:"second_pod,omitempty"`
 	Servers *Servers `json:"servers,omitempty"`

@@ -77,7 +77,7 @@ func gcsfuseStart() start {
 	return start{
 		name: bufferedName, by: mapped, readers: 1,
 		ready: func(ctx context.Context, a *attempt) (err error) {
-			dir, err = mountBucket(ctx, a, bufferedMode, mappedAhead)
+			dir, err = mountBucket(ctx, a, bufferedMode(a.Part), mappedAhead)
 			return err
 		},
 		begin: func(context.Context, *attempt) (string, error) { return dir, nil },

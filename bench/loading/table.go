@@ -15,6 +15,7 @@ func (r *Result) Write(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d files, %s; on %s; into %s; load average %s before, %s after\n",
 		r.Model, r.Files, score.Bytes(r.Bytes), r.Machine, r.Medium, r.Load, r.LoadEnd)
+	fmt.Fprintf(&b, "in parts of %d KiB\n", r.Part>>10)
 	if len(r.LeftOut) > 0 {
 		fmt.Fprintf(&b, "not measured, for it is not here: %s\n", strings.Join(r.LeftOut, ", "))
 	}

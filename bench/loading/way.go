@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -28,8 +29,8 @@ const (
 	streamName   = "headstart node: read while it streams"
 	curlName     = "curl"
 	rcloneName   = "rclone copy"
-	rcloneNoName = "rclone copy, no checksums, 8 x 16 MiB"
-	managerName  = "transfermanager, 8 x 16 MiB"
+	rcloneNoName = "rclone copy, no checksums, 8 parts at once"
+	managerName  = "transfermanager, 8 parts at once"
 	runaiName    = "Run:ai model streamer, to memory"
 	gcsfuseName  = "gcsfuse" // and how
 )
@@ -68,7 +69,7 @@ func (b *bench) peers() []way {
 		{"curl", b.Peers.Curl, func() []way { return []way{curlWay()} }},
 		{"rclone", b.Peers.Rclone, func() []way { return []way{rcloneWay(), rcloneNoWay()} }},
 		{"transfermanager", b.Peers.Manager, func() []way { return []way{managerWay()} }},
-		{"gcsfuse", b.Peers.GCSFuse, func() []way { return gcsfuseWays() }},
+		{"gcsfuse", b.Peers.GCSFuse, func() []way { return gcsfuseWays(b.Part) }},
 		{"Run:ai's model streamer", b.Peers.Python, func() []way { return []way{runaiWay()} }},
 	} {
 		if x.program == "" {
@@ -120,13 +121,13 @@ func rcloneWay() way {
 func rcloneNoWay() way {
 	return way{name: rcloneNoName, checks: sizeOnly, load: func(ctx context.Context, a *attempt) error {
 		return rclone(ctx, a, strings.TrimSuffix(a.model().Object(""), "/"), "--ignore-checksum", "--no-check-dest", "--transfers", "8",
-			"--multi-thread-streams", "8", "--multi-thread-cutoff", "16M", "--multi-thread-chunk-size", "16M")
+			"--multi-thread-streams", "8", "--multi-thread-cutoff", fmt.Sprint(a.Part, "B"), "--multi-thread-chunk-size", fmt.Sprint(a.Part, "B"))
 	}}
 }
 
 func managerWay() way {
 	return way{name: managerName, checks: "crc32c of each file", load: func(ctx context.Context, a *attempt) error {
-		args := []string{a.Peers.Manager, bucketName, strings.TrimSuffix(a.model().Object(""), "/"), a.dir}
+		args := []string{a.Peers.Manager, strconv.FormatInt(a.Part, 10), bucketName, strings.TrimSuffix(a.model().Object(""), "/"), a.dir}
 		return a.tool(ctx, nil, append(args, a.paths...)...)
 	}}
 }

@@ -19,6 +19,7 @@ import (
 
 func newBenchLoadCommand(p process) *cobra.Command {
 	cfg := loading.Config{Environ: os.Environ()}
+	part := size(manifest.ChunkSize)
 	var model, chart string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -41,7 +42,7 @@ machine, and nothing is left behind. make bench-load installs the other tools, b
 --python names an interpreter that has it, such as bench/vllm/install.sh makes.`,
 		Example: `  make bench-load
   sudo headstart bench load --model gemma-3-270m --set cold --rounds 1
-  sudo headstart bench load --set links --model gemma-3-270m --json --svg load.svg
+  sudo headstart bench load --set links --part 1MiB --json --svg load.svg
   sudo headstart bench load --set servers --vllm .cache/vllm --seconds 20 --ways plain,node,runai --keep starts.json`,
 		Args: cobra.NoArgs,
 	}
@@ -50,6 +51,7 @@ machine, and nothing is left behind. make bench-load installs the other tools, b
 	f.StringSliceVar(&cfg.Sets, "set", []string{loading.Cold, loading.Warm}, "`NAMES` of "+strings.Join(loading.Names, ", "))
 	f.IntVar(&cfg.Rounds, "rounds", 3, "how often each way runs")
 	f.IntSliceVar(&cfg.Gbits, "gbit", []int{5, 16, 100}, "networks of the set links, in `GBIT` a second of a node whose own limit is 100")
+	f.Var(&part, "part", "`SIZE` of a chunk, and of what the peers that can be told ask for at a time; with the set links as many times less than 16MiB as the link is slower than 100 Gbit/s, and a chunk takes its time there, too")
 	f.DurationVar(&cfg.RoundTrip, "round-trip", 10*time.Millisecond, "of the networks of the sets links and servers")
 	f.Float64Var(&cfg.Stream, "stream", 2, "`GBIT` a second of one stream of a network of 100 in the set links, of 16 in the set servers")
 	f.DurationVar(&cfg.HeadStart, "head-start", 3*time.Second, "how long a reader reads no weights, in the set links; vLLM's imports take 15s to 20s")
@@ -92,6 +94,7 @@ machine, and nothing is left behind. make bench-load installs the other tools, b
 		if cfg.Rounds < 1 || cfg.Stream <= 0 || cfg.RoundTrip < 0 || cfg.HeadStart < 0 {
 			return usageError{errors.New("--rounds is at least 1, --stream is more than 0, --round-trip and --head-start are not negative")}
 		}
+		cfg.Part = int64(part)
 		repos, err := syntheticRepos([]string{model}, 0)
 		if err != nil {
 			return usageError{err}

@@ -17,7 +17,7 @@ func newStageCommand(p process) *cobra.Command {
 	var dryRun bool
 	var from, addr, file string
 	var selection stager.Selection
-	memory := size(512 << 20)
+	memory, chunk := size(512<<20), size(manifest.ChunkSize)
 	cmd := &cobra.Command{
 		Use:   "stage MODEL[@REVISION]",
 		Short: "Bring a model from the Hugging Face Hub into a bucket, verified, once",
@@ -72,6 +72,8 @@ ends it at once.
 	cmd.Flags().StringVar(&from, "from", "", "stage from a `SOURCE` other than the Hub: a folder's path, or another bucket as gs://NAME[/PREFIX] or file:///DIR")
 	cmd.Flags().StringArrayVar(&selection.Include, "include", nil, "take files that match `GLOB` too; may be repeated")
 	cmd.Flags().StringArrayVar(&selection.Exclude, "exclude", nil, "leave files out that match `GLOB`; may be repeated")
+	cmd.Flags().Var(&chunk, "chunk-size", "`SIZE` of what is checked and fetched at a time, a power of two: bench load makes it fit a network that is scaled down")
+	_ = cmd.Flags().MarkHidden("chunk-size") // it exists
 	cmd.Flags().StringVar(&addr, "metrics", "", "serve /metrics and /healthz at `HOST:PORT` while it runs; port 0 takes a free one")
 	cmd.Flags().StringVar(&file, "metrics-file", "", "write the metrics to `PATH` at the end, for node_exporter's textfile collector (*.prom)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -90,8 +92,11 @@ ends it at once.
 		if err != nil {
 			return usageError{fmt.Errorf("--memory %s: %w", &memory, err)}
 		}
+		if chunk < 64<<10 || chunk > manifest.ChunkSize || chunk&(chunk-1) != 0 {
+			return usageError{fmt.Errorf("--chunk-size %s is not a power of two from 64 KiB to 16 MiB", &chunk)}
+		}
 		keepWithin(int64(memory))
-		o := request{ref: ref, from: from, bucket: u, config: stager.Config{Select: selection, Memory: buffers}, asJSON: *asJSON}
+		o := request{ref: ref, from: from, bucket: u, config: stager.Config{Select: selection, Memory: buffers, ChunkSize: int64(chunk)}, asJSON: *asJSON}
 		if dryRun {
 			return p.plan(cmd.Context(), o)
 		}

@@ -1,7 +1,7 @@
 // Command manager downloads objects with transfermanager, the parallel downloader of Google's own Go client
-// for Cloud Storage: eight workers, ranges of 16 MiB, into files.
+// for Cloud Storage: eight workers, into files.
 //
-//	manager BUCKET PREFIX DIR NAME…    objects PREFIX/NAME into DIR/NAME; STORAGE_EMULATOR_HOST as the client knows it
+//	manager PART BUCKET PREFIX DIR NAME…    objects PREFIX/NAME into DIR/NAME, in ranges of PART bytes; STORAGE_EMULATOR_HOST as the client knows it
 package main
 
 import (
@@ -10,29 +10,34 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"cloud.google.com/go/storage"
 	"cloud.google.com/go/storage/transfermanager"
 )
 
 func main() {
-	if len(os.Args) < 5 {
-		fmt.Fprintln(os.Stderr, "usage: manager BUCKET PREFIX DIR NAME…")
+	if len(os.Args) < 6 {
+		fmt.Fprintln(os.Stderr, "usage: manager PART BUCKET PREFIX DIR NAME…")
 		os.Exit(2)
 	}
-	if err := download(context.Background(), os.Args[1], os.Args[2], os.Args[3], os.Args[4:]); err != nil {
+	part, err := strconv.ParseInt(os.Args[1], 10, 64)
+	if err == nil {
+		err = download(context.Background(), part, os.Args[2], os.Args[3], os.Args[4], os.Args[5:])
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "manager:", err)
 		os.Exit(1)
 	}
 }
 
-func download(ctx context.Context, bucket, prefix, dir string, names []string) (err error) {
+func download(ctx context.Context, part int64, bucket, prefix, dir string, names []string) (err error) {
 	client, err := storage.NewClient(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
-	d, err := transfermanager.NewDownloader(client, transfermanager.WithWorkers(8), transfermanager.WithPartSize(16<<20))
+	d, err := transfermanager.NewDownloader(client, transfermanager.WithWorkers(8), transfermanager.WithPartSize(part))
 	if err != nil {
 		return err
 	}
