@@ -11,7 +11,7 @@ import (
 const (
 	leastStreams = 2
 	tuneWindow   = 250 * time.Millisecond
-	riseWindow   = 100 * time.Millisecond // of the tuner's rise
+	riseWindow   = 50 * time.Millisecond // of the tuner's rise
 )
 
 // tune fits the number of streams to what they bring, while there are loads. It starts more of them when

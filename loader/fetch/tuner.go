@@ -20,6 +20,9 @@ type tuner struct {
 	rest     int     // windows until the next trial
 	pause    int     // how long the rest after the next failure will be
 	down     bool    // the next trial halves
+
+	proven int // windows in which none halves: half the streams were just seen to bring clearly less
+	doubt  int // how many of them the next such sight is good for
 }
 
 const (
@@ -27,12 +30,14 @@ const (
 	rise     = 1.5  // … for the rise to go on
 	looks    = 3    // windows of the rise in which they may do so: a connection and a first byte take their time
 	noLoss   = 0.97 // what half of them must keep
+	loss     = 0.9  // what half of them must keep in the window in which those that are too many end: less, and it is lost
 	minPause = 4    // windows
 	maxPause = 128  // windows
+	minDoubt = 16   // windows: a trial that halves in vain costs half a window's bytes, and more
 )
 
 func newTuner(width, least, most int) *tuner {
-	return &tuner{least: least, most: max(most, width), width: width, settling: true, rising: true, pause: minPause}
+	return &tuner{least: least, most: max(most, width), width: width, settling: true, rising: true, pause: minPause, doubt: minDoubt}
 }
 
 // window is what the tuner sees of one.
@@ -45,6 +50,7 @@ type window struct {
 
 // next says how wide the next window is to be.
 func (t *tuner) next(w window) int {
+	t.proven = max(t.proven-1, 0)
 	switch {
 	case w.refused:
 		t.trying, t.settling, t.rising = 0, true, false
@@ -55,7 +61,7 @@ func (t *tuner) next(w window) int {
 			t.trying, t.width = 0, t.back
 		}
 		t.settling = true
-	case t.settling:
+	case t.settling && (t.trying >= 0 || w.rate >= t.base*loss):
 		t.settling = false
 	case t.rising:
 		t.climb(w.rate)
@@ -74,6 +80,9 @@ func (t *tuner) climb(rate float64) {
 	t.looked++
 	switch {
 	case t.trying == 0 || rate >= t.base*rise:
+		if t.trying != 0 {
+			t.proven = t.doubt
+		}
 		t.trying, t.looked, t.rising = 0, 0, t.width < t.most
 		if t.rising {
 			t.try(+1, min(2*t.width, t.most), rate)
@@ -85,12 +94,12 @@ func (t *tuner) climb(rate float64) {
 	}
 }
 
-// change begins a trial. Fewer streams show only when those that are too many have ended their chunks: where
-// that takes longer than a window, on a slow link, they are not tried.
+// change begins a trial, where one can tell something. Fewer streams show only when those that are too many
+// have ended their chunks: where that takes longer than a window, on a slow link, they are not tried.
 func (t *tuner) change(w window) {
 	more := t.width < t.most
 	switch {
-	case t.width > t.least && (t.down || !more) && w.ended >= t.width:
+	case t.width > t.least && (t.down || !more) && t.proven == 0 && w.ended >= t.width:
 		t.try(-1, max(t.width/2, t.least), w.rate)
 	case more:
 		t.try(+1, min(2*t.width, t.most), w.rate)
@@ -111,6 +120,15 @@ func (t *tuner) judge(rate float64) {
 	}
 	good := rate >= t.base*wanted
 	t.down = t.trying < 0 == good // after what went well the same again, else the other way
+	if t.trying < 0 != good { // more of them were better
+		t.proven = t.doubt
+	}
+	if t.trying < 0 {
+		t.doubt = minDoubt
+		if !good {
+			t.doubt = min(2*t.proven, maxPause)
+		}
+	}
 	t.trying = 0
 	if good {
 		t.pause = minPause

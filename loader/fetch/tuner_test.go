@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -66,6 +67,25 @@ func TestTunerRises(t *testing.T) {
 				t.Errorf("%d streams, rising %t", width, tuner.rising)
 			}
 		})
+	}
+}
+
+// Where the rise has shown that all streams are needed, fewer are tried seldom, and given up in the window in
+// which the rate falls.
+func TestTunerSpares(t *testing.T) {
+	tuner := newTuner(8, 2, 64)
+	width, before := 8, 8
+	var fewer []int
+	for i := range 400 {
+		now := (float64(before) + float64(width)) / 2
+		before = width
+		width = tuner.next(window{rate: now, ended: 100, crowded: true})
+		if i > 4 && width < 64 {
+			fewer = append(fewer, i)
+		}
+	}
+	if want := []int{20, 37, 70, 135, 264, 393}; !slices.Equal(fewer, want) {
+		t.Errorf("windows %v, want %v", fewer, want)
 	}
 }
 
