@@ -10,6 +10,9 @@ import (
 // pass moves bytes without delay, a quantum at a time: between TCP connections the kernel does it
 // (splice), and no byte comes here. What has passed is paid for afterwards.
 func (l *Link) pass(ctx context.Context, w *way) error {
+	if err := until(ctx, w.connected); err != nil {
+		return err
+	}
 	for {
 		n, err := io.CopyN(w.to, w.from, l.shape.quantum())
 		if n > 0 {
@@ -36,7 +39,7 @@ type packet struct {
 	due    time.Time // at the other end
 }
 
-// delay moves bytes so that each arrives half a round trip after it was let onto the link.
+// delay moves bytes so that each arrives a round trip after it was let onto the link.
 func (l *Link) delay(ctx context.Context, w *way) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -66,7 +69,7 @@ func (l *Link) receive(ctx context.Context, w *way, queue chan<- packet) error {
 				return paid
 			}
 			select {
-			case queue <- packet{buffer, n, time.Now().Add(l.shape.RoundTrip / 2)}:
+			case queue <- packet{buffer, n, time.Now().Add(l.shape.RoundTrip)}:
 			case <-ctx.Done():
 				return ctx.Err()
 			}

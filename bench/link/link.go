@@ -45,12 +45,12 @@ const (
 	mostQuantum  = 128 << 10
 )
 
-// quantum is 5 ms at the lowest limit, within bounds.
+// quantum is 20 ms at the lowest limit, within bounds.
 func (s Shape) quantum() int64 {
 	n := int64(mostQuantum)
 	for _, limit := range []int64{s.Stream, s.Total} {
 		if limit > 0 {
-			n = min(n, limit/200)
+			n = min(n, limit/50)
 		}
 	}
 	return max(n, leastQuantum)
@@ -98,7 +98,9 @@ func (l *Link) Serve(ctx context.Context, from net.Listener, dial func(context.C
 }
 
 // Carry passes on what a client and a server say to each other until both have said all, one fails, or
-// ctx ends, and closes them. It begins a round trip late, as a connection over a network does.
+// ctx ends, and closes them. It begins a round trip late, as a connection over a network does. A round trip is
+// spent on the way to the server: who asks and is answered sees no difference, and the way back, which is that of a
+// model to a node, is the kernel's alone.
 func (l *Link) Carry(ctx context.Context, client, server net.Conn) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -108,9 +110,16 @@ func (l *Link) Carry(ctx context.Context, client, server net.Conn) {
 	defer stop()
 	connected := time.Now().Add(l.shape.RoundTrip)
 	var ways sync.WaitGroup
-	for _, w := range []way{{server, client, l.up, l.shape.limiter(l.shape.Stream), connected}, {client, server, l.down, l.shape.limiter(l.shape.Stream), connected}} {
+	there := l.delay
+	if l.shape.RoundTrip == 0 {
+		there = l.pass
+	}
+	for _, w := range []way{
+		{server, client, l.up, l.shape.limiter(l.shape.Stream), connected, there},
+		{client, server, l.down, l.shape.limiter(l.shape.Stream), connected, l.pass},
+	} {
 		ways.Go(func() {
-			if err := l.carry(ctx, w); err != nil {
+			if err := w.carry(ctx); err != nil {
 				cancel()
 			}
 		})
@@ -122,7 +131,8 @@ func (l *Link) Carry(ctx context.Context, client, server net.Conn) {
 type way struct {
 	to, from  net.Conn
 	all, one  *rate.Limiter
-	connected time.Time // nothing leaves before, where there is a round trip
+	connected time.Time // nothing leaves before
+	move      func(context.Context, *way) error
 }
 
 // pay waits until n bytes may pass.
@@ -130,14 +140,8 @@ func (w *way) pay(ctx context.Context, n int) error {
 	return errors.Join(w.one.WaitN(ctx, n), w.all.WaitN(ctx, n))
 }
 
-func (l *Link) carry(ctx context.Context, w way) error {
-	var err error
-	if l.shape.RoundTrip == 0 {
-		err = l.pass(ctx, &w)
-	} else {
-		err = l.delay(ctx, &w)
-	}
-	if err != nil {
+func (w *way) carry(ctx context.Context) error {
+	if err := w.move(ctx, w); err != nil {
 		return err
 	}
 	if half, ok := w.to.(interface{ CloseWrite() error }); ok {

@@ -82,11 +82,11 @@ func TestLimits(t *testing.T) {
 		want    time.Duration // for 8 MB a stream
 	}{
 		{"stream", Shape{Stream: 20 * mb}, 3, 400 * time.Millisecond},
-		{"stream, far", Shape{Stream: 20 * mb, RoundTrip: 30 * time.Millisecond}, 3, 445 * time.Millisecond},
-		{"slow stream, far", Shape{Stream: mb / 4, RoundTrip: time.Second}, 2, 33500 * time.Millisecond},
+		{"stream, far", Shape{Stream: 20 * mb, RoundTrip: 30 * time.Millisecond}, 3, 455 * time.Millisecond},
+		{"slow stream, far", Shape{Stream: mb / 4, RoundTrip: time.Second}, 2, 34000 * time.Millisecond},
 		{"total", Shape{Total: 400 * mb}, 5, 100 * time.Millisecond},
 		// Nothing is sent while they connect: 10 ms of that are saved up.
-		{"total, far", Shape{Total: 400 * mb, RoundTrip: 30 * time.Millisecond}, 5, 135 * time.Millisecond},
+		{"total, far", Shape{Total: 400 * mb, RoundTrip: 30 * time.Millisecond}, 5, 150 * time.Millisecond},
 		{"both, the total counts", Shape{Stream: 100 * mb, Total: 200 * mb}, 4, 160 * time.Millisecond},
 		{"both, the stream counts", Shape{Stream: 10 * mb, Total: 200 * mb}, 4, 800 * time.Millisecond},
 		{"fast", Shape{Total: 4000 * mb}, 8, 16 * time.Millisecond},
