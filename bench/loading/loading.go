@@ -3,10 +3,9 @@
 // use: curl, rclone, gcsfuse, transfermanager, and Run:ai's model streamer.
 //
 // There are four sets. Cold is the way from the bucket to readable bytes. Warm is what the second pod on a
-// node pays. Links is the same with a network between, whose rates have the ratio to what this machine can
-// do that, say, 5, 16 and 100 Gbit/s have to a node whose own limit is 100: how much of the link each tool uses, and
-// how much later than ideal a reader is ready that reads as vLLM does ([replay]), with O_DIRECT or by Run:ai's
-// streamer. Servers is a real vLLM on the CPU ([vllm]), from the moment its load begins until it has answered
+// node pays. Links is the same with a network between, scaled down so that 100 Gbit/s are a sixth of what this
+// machine can receive: how much of the link each tool uses, and how much later than ideal a reader is ready that
+// reads as vLLM does ([replay]), with O_DIRECT or by Run:ai's streamer. Servers is a real vLLM on the CPU ([vllm]), from the moment its load begins until it has answered
 // with a token, over networks that take so many seconds for the model.
 //
 // All of them read the same objects from one server. Each run begins with an empty folder on a tmpfs of
@@ -56,7 +55,7 @@ type Config struct {
 	Sets      []string      // see [Names]
 	Rounds    int           // how often each way runs
 	Part      int64         // bytes that a request is for: chunks of the model, and parts of the peers that can be told; a power of two
-	Gbits     []int         // networks of the set Links, in Gbit/s of a node whose own limit is a network of 100
+	Gbits     []int         // networks of the set Links, in Gbit/s, where 100 are a sixth of what this machine receives
 	RoundTrip time.Duration // of those, and of the set Serve's
 	Stream    float64       // Gbit/s of one of their connections
 	HeadStart time.Duration // how long a reader does not read weights, in the set Links

@@ -50,13 +50,13 @@ func (b *bench) take(ctx context.Context, l *Loads, ways []way, at string) error
 }
 
 const (
-	most    = 100 // Gbit/s: what a node can receive whose networks the set links imitates
-	share   = 6   // … is so small a part of what this machine can, which has bucket, network and readers to run besides
+	most    = 100 // Gbit/s: the fastest network of the set links
+	share   = 6   // … is so small a part of what this machine receives: bucket, relay and readers run on it, too, and it is to be the network that limits
 	streams = 64  // of the limit's loop, where each stream has a limit
 )
 
-// links compares over networks. What 100 Gbit/s are to a node is to this machine what it can receive at all
-// through a relay with the same round trip.
+// links compares over networks. They are scaled by what this machine can receive at all through a relay with the
+// same round trip.
 func (b *bench) links(ctx context.Context) error {
 	free := Loads{Name: Links, Title: "a network without a limit"}
 	b.say("what this machine receives through a relay")

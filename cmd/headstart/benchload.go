@@ -31,8 +31,8 @@ does nothing else, and by the tools of others, as far as they are here. It print
 processor time and memory, and whether the goals are met. Every byte that any way delivers is compared.
 
 The sets: cold is from the bucket to readable bytes over loopback; warm is what a second pod pays; links
-has networks between, with the ratio to what this machine can receive that 5, 16 and 100 Gbit/s have to a
-node whose own limit is 100, and readers that read as vLLM does, with O_DIRECT, and by Run:ai's streamer;
+has networks of 5, 16 and 100 Gbit/s between, scaled down so that the last is a sixth of what this machine
+can receive, and readers that read as vLLM does, with O_DIRECT, and by Run:ai's streamer;
 servers starts a real vLLM, which make demo-vllm installs, over networks that take --seconds for the
 model, and waits for its first token. A start takes one to two minutes on two cores. With --keep FILE
 what has been measured is kept, and a run that was interrupted, or has more rounds, goes on from there.
@@ -50,10 +50,10 @@ machine, and nothing is left behind. make bench-load installs the other tools, b
 	f.StringVar(&model, "model", "gemma-3-1b", "synthetic `NAME`: gemma-3-270m, -1b, -4b, -12b or -27b")
 	f.StringSliceVar(&cfg.Sets, "set", []string{loading.Cold, loading.Warm}, "`NAMES` of "+strings.Join(loading.Names, ", "))
 	f.IntVar(&cfg.Rounds, "rounds", 3, "how often each way runs")
-	f.IntSliceVar(&cfg.Gbits, "gbit", []int{5, 16, 100}, "networks of the set links, in `GBIT` a second of a node whose own limit is 100")
-	f.Var(&part, "part", "`SIZE` of a chunk, and of what the peers that can be told ask for at a time; with the set links as many times less than 16MiB as the link is slower than 100 Gbit/s, and a chunk takes its time there, too")
+	f.IntSliceVar(&cfg.Gbits, "gbit", []int{5, 16, 100}, "networks of the set links, in `GBIT` a second, where 100 are a sixth of what this machine can receive")
+	f.Var(&part, "part", "`SIZE` of a chunk, and of what the peers that can be told ask for at a time; with the set links less than 16MiB, as the network is slower than a real one: then a chunk takes as long as there")
 	f.DurationVar(&cfg.RoundTrip, "round-trip", 10*time.Millisecond, "of the networks of the sets links and servers")
-	f.Float64Var(&cfg.Stream, "stream", 2, "`GBIT` a second of one stream of a network of 100 in the set links, of 16 in the set servers")
+	f.Float64Var(&cfg.Stream, "stream", 2, "`GBIT` a second of one stream, where the whole network has 100 in the set links, 16 in the set servers")
 	f.DurationVar(&cfg.HeadStart, "head-start", 3*time.Second, "how long a reader reads no weights, in the set links; vLLM's imports take 15s to 20s")
 	f.StringVar(&cfg.Peers.Curl, "curl", "", "the `PROGRAM` curl (default: the one in the PATH)")
 	f.StringVar(&cfg.Peers.Rclone, "rclone", "", "the `PROGRAM` rclone (default: the one in the PATH)")

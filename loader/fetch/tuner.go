@@ -120,7 +120,7 @@ func (t *tuner) judge(rate float64) {
 	}
 	good := rate >= t.base*wanted
 	t.down = t.trying < 0 == good // after what went well the same again, else the other way
-	if t.trying < 0 != good { // more of them were better
+	if better := t.trying > 0 == good; better {
 		t.proven = t.doubt
 	}
 	if t.trying < 0 {
