@@ -12,6 +12,7 @@ const (
 	leastStreams = 2
 	tuneWindow   = 250 * time.Millisecond
 	riseWindow   = 50 * time.Millisecond // of the tuner's rise
+	few          = 256 << 10             // bytes in one of those: there may be a handful of reads in it, or none
 )
 
 // tune fits the number of streams to what they bring, while there are loads. It starts more of them when
@@ -71,9 +72,9 @@ func (e *Engine) totals() totals {
 }
 
 func (now totals) since(last totals) window {
-	throttled, ended := now.throttled-last.throttled, now.arrived-last.arrived
+	throttled, ended, bytes := now.throttled-last.throttled, now.arrived-last.arrived, now.bytes-last.bytes
 	return window{
-		rate: float64(now.bytes-last.bytes) / now.at.Sub(last.at).Seconds(), ended: ended, crowded: now.crowded,
+		rate: float64(bytes) / now.at.Sub(last.at).Seconds(), few: bytes < few, ended: ended, crowded: now.crowded,
 		refused: throttled > 0 && 2*throttled > ended,
 	}
 }

@@ -43,6 +43,7 @@ func newTuner(width, least, most int) *tuner {
 // window is what the tuner sees of one.
 type window struct {
 	rate    float64 // bytes a second, or in any other unit
+	few     bool    // so few bytes that chance has much to say
 	ended   int     // chunks that came or failed
 	crowded bool    // chunks waited for others to end; else a load came to its end, and the rate is no measure
 	refused bool    // the bucket said more often that it is too much than it gave a chunk
@@ -57,12 +58,12 @@ func (t *tuner) next(w window) int {
 		t.width = max(t.width/2, t.least)
 		t.rest, t.pause = t.pause, min(2*t.pause, maxPause)
 	case w.rate == 0 || !w.crowded: // an outage, or little to do: no measure
-		if t.trying != 0 {
-			t.trying, t.width = 0, t.back
-		}
-		t.settling = true
+		t.end()
 	case t.settling && (t.trying >= 0 || w.rate >= t.base*loss):
 		t.settling = false
+	case t.rising && w.few:
+		t.rising = false
+		t.end()
 	case t.rising:
 		t.climb(w.rate)
 	case t.trying != 0:
@@ -110,6 +111,14 @@ func (t *tuner) change(w window) {
 func (t *tuner) try(direction, width int, rate float64) {
 	t.trying, t.back, t.base = direction, t.width, rate
 	t.width, t.settling = width, true
+}
+
+// end gives up what is on trial.
+func (t *tuner) end() {
+	if t.trying != 0 {
+		t.trying, t.width = 0, t.back
+	}
+	t.settling = true
 }
 
 // judge ends a trial.

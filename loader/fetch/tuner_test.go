@@ -100,6 +100,19 @@ func TestTunerOnASlowLink(t *testing.T) {
 	}
 }
 
+// Where a short window has a handful of reads the rise ends: twice the bytes in the next one are chance.
+func TestTunerDoubtsFewBytes(t *testing.T) {
+	for few := range 5 {
+		tuner := newTuner(8, 2, 64)
+		for i := range 5 {
+			width := tuner.next(window{rate: float64(int(1) << i), few: i >= few, ended: 1, crowded: true})
+			if i == max(few, 1) && (tuner.rising || width > 8<<max(few-2, 0)) {
+				t.Errorf("few bytes from window %d on: %d streams in window %d, rising %t", few, width, i, tuner.rising)
+			}
+		}
+	}
+}
+
 // What says nothing about the streams moves nothing.
 func TestTunerKeeps(t *testing.T) {
 	for name, w := range map[string]window{"an outage": {crowded: true}, "idleness": {}, "the end of a load": {rate: 7}} {
