@@ -9,7 +9,7 @@ import (
 )
 
 // kept reads what an earlier measurement of the set servers has left: nothing, or the runs so far of the same
-// model on the same machine.
+// model, in the same parts, on the same machine.
 func (b *bench) kept() (*Servers, error) {
 	data, err := os.ReadFile(b.Keep)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -22,9 +22,9 @@ func (b *bench) kept() (*Servers, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return nil, fmt.Errorf("%s is not what an earlier run has kept: %w", b.Keep, err)
 	}
-	if r.Model != b.result.Model || r.Commit != b.result.Commit || r.Machine != b.result.Machine || r.Servers == nil {
-		return nil, fmt.Errorf("%s has starts of %s@%s on %s, not of %s@%s on %s: name another file", b.Keep, r.Model, r.Commit, r.Machine,
-			b.result.Model, b.result.Commit, b.result.Machine)
+	if r.Model != b.result.Model || r.Commit != b.result.Commit || r.Machine != b.result.Machine || r.Part != b.result.Part || r.Servers == nil {
+		return nil, fmt.Errorf("%s has starts of %s@%s in parts of %d KiB on %s, not of %s@%s in parts of %d KiB on %s: name another file", b.Keep, r.Model, r.Commit, r.Part>>10, r.Machine,
+			b.result.Model, b.result.Commit, b.result.Part>>10, b.result.Machine)
 	}
 	return r.Servers, r.Servers.sameTokens()
 }

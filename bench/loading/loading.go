@@ -5,8 +5,9 @@
 // There are four sets. Cold is the way from the bucket to readable bytes. Warm is what the second pod on a
 // node pays. Links is the same with a network between, scaled down so that 100 Gbit/s are a sixth of what this
 // machine can receive: how much of the link each tool uses, and how much later than ideal a reader is ready that
-// reads as vLLM does ([replay]), with O_DIRECT or by Run:ai's streamer. Servers is a real vLLM on the CPU ([vllm]), from the moment its load begins until it has answered
-// with a token, over networks that take so many seconds for the model.
+// reads as vLLM does ([replay]), with O_DIRECT or by Run:ai's streamer. Servers is a real vLLM on the CPU ([vllm]),
+// from the moment its load begins until it has answered with a token, over networks that take so many seconds for
+// the model.
 //
 // All of them read the same objects from one server. Each run begins with an empty folder on a tmpfs of
 // huge pages whose memory has been touched, and the ways take turns, another one first in each round. After

@@ -18,7 +18,7 @@ func sample(rate, cpu, reader float64) []Sample {
 
 // result is one with every kind of line.
 func result() *Result {
-	r := &Result{Model: "acme/small", Files: 3, Bytes: 5e9, Machine: "2 processors <fast>", Medium: "tmpfs", Load: "1 2 3", LoadEnd: "4 5 6", LeftOut: []string{"rclone"}}
+	r := &Result{Model: "acme/small", Files: 3, Bytes: 5e9, Machine: "2 processors <fast>", Medium: "tmpfs", Part: 1 << 20, Load: "1 2 3", LoadEnd: "4 5 6", LeftOut: []string{"rclone"}}
 	cold := Loads{Name: Cold, Title: "loopback", Rounds: 2, Ways: []Way{
 		{Name: limitName, Checks: "crc32c", Runs: sample(1e9, 0.3, 0)},
 		{Name: nodeName, Checks: "yes", Runs: sample(0.9e9, 0.4, 0)},
