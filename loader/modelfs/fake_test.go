@@ -92,8 +92,8 @@ func (f *fake) index(path string) int {
 	panic("no file " + path)
 }
 
-// deliver makes one chunk arrive.
-func (f *fake) deliver(t testing.TB, file, index int) {
+// put writes a file's bytes into the backing file, in place: it is mapped, and must never be shorter.
+func (f *fake) put(t testing.TB, file int, from, to int64) {
 	t.Helper()
 	backing, err := os.OpenFile(f.path(file), os.O_WRONLY, 0)
 	if err != nil {
@@ -101,10 +101,16 @@ func (f *fake) deliver(t testing.TB, file, index int) {
 		return
 	}
 	defer backing.Close()
-	off := int64(index) * chunk
-	if _, err := backing.WriteAt(f.content[file][off:min(off+chunk, f.m.Files[file].Size)], off); err != nil {
+	if _, err := backing.WriteAt(f.content[file][from:to], from); err != nil {
 		t.Error(err)
 	}
+}
+
+// deliver makes one chunk arrive.
+func (f *fake) deliver(t testing.TB, file, index int) {
+	t.Helper()
+	off := int64(index) * chunk
+	f.put(t, file, off, min(off+chunk, f.m.Files[file].Size))
 	f.change(func() { f.have[file][index] = true })
 }
 

@@ -52,9 +52,7 @@ func TestManyWaitingReaders(t *testing.T) {
 // arrive makes all of a file arrive at once.
 func (f *fake) arrive(t testing.TB, file int) {
 	t.Helper()
-	if err := os.WriteFile(f.path(file), f.content[file], 0o644); err != nil {
-		t.Error(err)
-	}
+	f.put(t, file, 0, f.m.Files[file].Size)
 	f.change(func() {
 		for i := range f.m.Files[file].Chunks {
 			f.have[file][i] = true
