@@ -94,6 +94,9 @@ machine, and nothing is left behind. make bench-load installs the other tools, b
 		if cfg.Rounds < 1 || cfg.Stream <= 0 || cfg.RoundTrip < 0 || cfg.HeadStart < 0 {
 			return usageError{errors.New("--rounds is at least 1, --stream is more than 0, --round-trip and --head-start are not negative")}
 		}
+		if err := part.ofChunks(); err != nil {
+			return usageError{fmt.Errorf("--part %w", err)}
+		}
 		cfg.Part = int64(part)
 		repos, err := syntheticRepos([]string{model}, 0)
 		if err != nil {

@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+
+	"github.com/headstart-serving/headstart/manifest"
 )
 
 // size is a number of bytes on a command line: 512MiB, 512Mi as Kubernetes writes it, 1.5GB.
@@ -46,6 +48,15 @@ func (s *size) String() string {
 
 // Type implements pflag.Value.
 func (s *size) Type() string { return "size" }
+
+// ofChunks returns an error if a new manifest should not divide files by s: larger chunks than its own are more
+// than a stage's least memory is for.
+func (s *size) ofChunks() error {
+	if *s < 64<<10 || *s > manifest.ChunkSize || *s&(*s-1) != 0 {
+		return fmt.Errorf("%s is not a power of two from 64KiB to 16MiB", s)
+	}
+	return nil
+}
 
 // programRoom is what a process has in memory that Go's runtime does not count, in bytes: the program.
 const programRoom = 32 << 20

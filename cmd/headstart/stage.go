@@ -92,8 +92,8 @@ ends it at once.
 		if err != nil {
 			return usageError{fmt.Errorf("--memory %s: %w", &memory, err)}
 		}
-		if chunk < 64<<10 || chunk > manifest.ChunkSize || chunk&(chunk-1) != 0 {
-			return usageError{fmt.Errorf("--chunk-size %s is not a power of two from 64 KiB to 16 MiB", &chunk)}
+		if err := chunk.ofChunks(); err != nil {
+			return usageError{fmt.Errorf("--chunk-size %w", err)}
 		}
 		keepWithin(int64(memory))
 		o := request{ref: ref, from: from, bucket: u, config: stager.Config{Select: selection, Memory: buffers, ChunkSize: int64(chunk)}, asJSON: *asJSON}
