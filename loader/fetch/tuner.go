@@ -20,9 +20,6 @@ type tuner struct {
 	rest     int     // windows until the next trial
 	pause    int     // how long the rest after the next failure will be
 	down     bool    // the next trial halves
-
-	proven int // windows in which none halves: half the streams were just seen to bring clearly less
-	doubt  int // how many of them the next such sight is good for
 }
 
 const (
@@ -33,11 +30,11 @@ const (
 	loss     = 0.9  // what half of them must keep in the window in which those that are too many end: less, and it is lost
 	minPause = 4    // windows
 	maxPause = 128  // windows
-	minDoubt = 16   // windows: a trial that halves in vain costs half a window's bytes, and more
+	proven   = 16   // windows at least, where half the streams were just seen to bring less: trying them costs bytes
 )
 
 func newTuner(width, least, most int) *tuner {
-	return &tuner{least: least, most: max(most, width), width: width, settling: true, rising: true, pause: minPause, doubt: minDoubt}
+	return &tuner{least: least, most: max(most, width), width: width, settling: true, rising: true, pause: minPause}
 }
 
 // window is what the tuner sees of one.
@@ -51,7 +48,6 @@ type window struct {
 
 // next says how wide the next window is to be.
 func (t *tuner) next(w window) int {
-	t.proven = max(t.proven-1, 0)
 	switch {
 	case w.refused:
 		t.trying, t.settling, t.rising = 0, true, false
@@ -80,15 +76,9 @@ func (t *tuner) next(w window) int {
 func (t *tuner) climb(rate float64) {
 	t.looked++
 	switch {
-	case t.trying == 0 || rate >= t.base*rise:
-		if t.trying != 0 {
-			t.proven = t.doubt
-		}
-		t.trying, t.looked, t.rising = 0, 0, t.width < t.most
-		if t.rising {
-			t.try(+1, min(2*t.width, t.most), rate)
-			t.settling = false
-		}
+	case t.width < t.most && (t.trying == 0 || rate >= t.base*rise):
+		t.try(+1, min(2*t.width, t.most), rate)
+		t.looked, t.settling = 0, false
 	case t.looked == looks:
 		t.rising = false
 		t.judge(rate)
@@ -100,7 +90,7 @@ func (t *tuner) climb(rate float64) {
 func (t *tuner) change(w window) {
 	more := t.width < t.most
 	switch {
-	case t.width > t.least && (t.down || !more) && t.proven == 0 && w.ended >= t.width:
+	case t.width > t.least && (t.down || !more) && w.ended >= t.width:
 		t.try(-1, max(t.width/2, t.least), w.rate)
 	case more:
 		t.try(+1, min(2*t.width, t.most), w.rate)
@@ -129,18 +119,15 @@ func (t *tuner) judge(rate float64) {
 	}
 	good := rate >= t.base*wanted
 	t.down = t.trying < 0 == good // after what went well the same again, else the other way
-	if better := t.trying > 0 == good; better {
-		t.proven = t.doubt
-	}
-	if t.trying < 0 {
-		t.doubt = minDoubt
-		if !good {
-			t.doubt = min(2*t.proven, maxPause)
-		}
+	if t.trying < 0 && !good {
+		t.pause = max(t.pause, proven)
 	}
 	t.trying = 0
 	if good {
 		t.pause = minPause
+		if t.width == t.most {
+			t.rest = proven
+		}
 		return
 	}
 	t.width, t.settling = t.back, true
