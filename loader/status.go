@@ -78,9 +78,7 @@ type Status struct {
 
 // Status returns a snapshot.
 func (l *Loader) Status() Status {
-	served := l.served()
-	s := Status{Dir: l.cfg.Cache.Dir(), Passthrough: l.passthrough(), Media: l.media(), Cached: l.cached(), Entries: []EntryStatus{}, Leases: []LeaseStatus{}, Served: served.Bytes,
-		Restarts: l.cfg.Restarts, Requests: served.Taken}
+	s := Status{Dir: l.cfg.Cache.Dir(), Media: l.media(), Cached: l.cached(), Entries: []EntryStatus{}, Leases: []LeaseStatus{}, Restarts: l.cfg.Restarts}
 	for _, e := range l.cfg.Cache.Entries() {
 		l.mu.Lock()
 		m := l.model(e.Manifest(), e.Raw())
@@ -95,8 +93,6 @@ func (l *Loader) Status() Status {
 		s.Entries = append(s.Entries, one)
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	s.Mounts = l.taken // not before the leases: who sees one of those sees its mount
 	for _, le := range l.byPath {
 		s.Leases = append(s.Leases, LeaseStatus{Target: le.Target, Model: le.Model, Ref: le.Ref, Mode: le.Mode, Layout: le.Layout, Since: le.Since})
 		i := slices.IndexFunc(s.Entries, func(e EntryStatus) bool { return e.Entry == le.Entry })
@@ -104,6 +100,10 @@ func (l *Loader) Status() Status {
 			s.Entries[i].Leases++
 		}
 	}
+	l.mu.Unlock()
+	// What the mounts did comes after the leases: who sees one of those sees its mount.
+	served := l.served()
+	s.Served, s.Requests, s.Mounts, s.Passthrough = served.Bytes, served.Taken, l.takenOver(), l.passthrough()
 	slices.SortFunc(s.Leases, func(a, b LeaseStatus) int { return cmp.Compare(a.Target, b.Target) })
 	return s
 }
