@@ -183,7 +183,7 @@ func TestKilledReader(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.awaitWaiting(func(n int) bool { return n > 0 })
-		if err := cat.Process.Signal(os.Interrupt); err != nil {
+		if err := cat.Process.Signal(syscall.SIGTERM); err != nil { // which no shell has its background ignore
 			t.Fatal(err)
 		}
 		if err := cat.Wait(); err == nil || cat.ProcessState.Exited() {
