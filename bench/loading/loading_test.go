@@ -232,7 +232,8 @@ func TestSets(t *testing.T) {
 			t.Errorf("%s: %d starts", l.Name, starts)
 		}
 		for _, s := range l.Starts {
-			if len(s.Runs) != 2 || s.Ideal < 0.05 || s.Over.Min < -0.5 {
+			said := strings.Contains(s.Name, runai.name) // the time is one that the tool has said
+			if len(s.Runs) != 2 || s.Ideal < 0.05 || s.Over.Min < -0.5 && !said {
 				t.Errorf("%s: %+v", l.Name, s)
 			}
 		}

@@ -61,7 +61,8 @@ func TestAllocs(t *testing.T) {
 	}
 	const few, many = 64, 1064
 	a, b := allocs(few), allocs(many)
-	if each := (b - a) / (many - few); each > 0.1 {
+	// What is made anew now and then, of which there is more on a busy machine, is far from one a chunk.
+	if each := (b - a) / (many - few); each > 0.5 {
 		t.Errorf("%v allocations for %d chunks, %v for %d: %.2f for each", a, few, b, many, each)
 	}
 }
