@@ -2,7 +2,7 @@
 // trip, a limit of each stream, and a limit of all together, each way for itself.
 //
 // What it does not imitate: loss, slow start, and queues that grow; a stream is at its limit from its
-// first byte. It costs half a CPU-second a gigabyte, and one where the streams are slow.
+// first byte. And it takes processor time, which a network does not.
 package link
 
 import (
